@@ -1,0 +1,261 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Engine of the module canary_weight: one weight change, confirmed in the mesh. Private to this collection."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from ansible_collections.signal.rollout.plugins.module_utils import _kube, _weights
+from ansible_collections.signal.rollout.plugins.module_utils._context import Context
+from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
+
+CONFIRM_SPEC: dict[str, dict[str, Any]] = {
+    "method": {"type": "str", "default": "auto", "choices": ["auto", "envoy", "none"]},
+    "namespace": {"type": "str", "default": "istio-system"},
+    "selector": {"type": "str", "default": "istio=ingressgateway"},
+    "admin_port": {"type": "int", "default": 15000},
+    "timeout": {"type": "float", "default": 10.0},
+}
+
+# Everything that names the route, shared with the modules that must be able to put traffic back.
+ROUTE_SPEC: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "route": {"type": "str"},
+    "destination_host": {"type": "str"},
+    "stable": {"type": "str", "required": True},
+    "canary": {"type": "str", "required": True},
+    "confirm": {"type": "dict", "options": CONFIRM_SPEC, "apply_defaults": True},
+}
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    **_kube.ARGUMENT_SPEC,
+    **ROUTE_SPEC,
+    "kind": {"type": "str", "default": "VirtualService", "choices": ["VirtualService"]},
+    "weight": {"type": "int", "required": True},
+    "expected_weight": {"type": "int"},
+}
+
+SUPPORTS_CHECK_MODE = True
+ISTIO = ("networking.istio.io", "v1")
+_POLL_SECONDS = 0.02
+_RACES = 3
+
+
+class Drift(RolloutError):
+    """Somebody else changed the weights or the route. Nothing was written."""
+
+
+class Unconfirmed(RolloutError):
+    """The weights are written, but not every gateway showed them in time."""
+
+
+class Interrupted(RolloutError):
+    """The run was interrupted before the write. Nothing was written."""
+
+
+def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Set the canary's weight by test-and-set and confirm it in Envoy.
+
+    Returns ``changed, before, after, resource_version, confirmed, drift``. Raises :class:`RolloutError` with the same keys.
+    """
+    return Shift(params, context, _kube.connect(params)).run()
+
+
+class Shift:
+    """One weight change of one VirtualService."""
+
+    def __init__(self, params: dict[str, Any], context: Context, kube: _kube.Kube) -> None:
+        self.params = params
+        self.context = context
+        self.kube = kube
+        self.namespace: str = params["namespace"]
+        self.path = _kube.path_of(*ISTIO, "virtualservices", self.namespace, params["name"])
+        self.target = _weights.wanted(params["weight"])
+        self.result: dict[str, Any] = {
+            "changed": False,
+            "before": None,
+            "after": None,
+            "resource_version": None,
+            "confirmed": None,
+            "drift": None,
+        }
+
+    def run(self) -> dict[str, Any]:
+        try:
+            return self._run()
+        except RolloutError as error:
+            raise _with(error, self.result) from None
+
+    def _run(self) -> dict[str, Any]:
+        first = self._read()
+        route = self._route(first)
+        self.result["before"] = self.result["after"] = route.weights.as_dict()
+        self.result["resource_version"] = first["metadata"]["resourceVersion"]
+        if route.weights != self.target:
+            self._refuse_drift(first, route)
+            self._refuse_unready(route)
+            if not self.context.check_mode:
+                self._write(first, route)
+            self.result["changed"] = True
+            self.result["after"] = self.target.as_dict()
+        if self.context.diff:
+            self.result["diff"] = {
+                "before": _as_text(self.result["before"]),
+                "after": _as_text(self.result["after"]),
+                "before_header": f"{self._title()} weights",
+                "after_header": f"{self._title()} weights",
+            }
+        if not self.context.check_mode:
+            self._confirm(route)
+        return self.result
+
+    def _title(self) -> str:
+        return f"VirtualService {self.namespace}/{self.params['name']}"
+
+    def _read(self) -> dict[str, Any]:
+        found = self.kube.find(self.path)
+        if found is None:
+            raise _weights.WeightError(
+                f"{self._title()} does not exist. Next: create it with both subsets, or check the options name and namespace."
+            )
+        return found
+
+    def _route(self, virtual_service: dict[str, Any]) -> _weights.Route:
+        names = self.params
+        return _weights.read_route(
+            virtual_service, names["route"], names.get("destination_host"), names["stable"], names["canary"]
+        )
+
+    def _refuse_drift(self, virtual_service: dict[str, Any], route: _weights.Route) -> None:
+        expected = self.params.get("expected_weight")
+        if expected is None or route.weights.canary == expected:
+            return
+        self._drift(virtual_service, expected, route.weights.canary)
+
+    def _drift(self, virtual_service: dict[str, Any], expected: int, seen: int) -> None:
+        writer = _weights.last_writer(virtual_service)
+        self.result["drift"] = {"field": "weight of the canary", "expected": expected, "seen": seen, **writer}
+        raise Drift(
+            f"{self._title()}: the canary's weight is {seen}, expected {expected} from this release. Last written by "
+            f"'{writer['manager']}' at {writer['time'] or 'an unknown time'}. Nothing was written. "
+            "Next: find out who changed it, then run playbooks/rollback.yml or set the weight back by hand."
+        )
+
+    def _refuse_unready(self, route: _weights.Route) -> None:
+        """Every subset that would get traffic must exist in a DestinationRule and have a ready pod."""
+        rules = self.kube.list(_kube.path_of(*ISTIO, "destinationrules", self.namespace))
+        labels = _weights.subset_labels(rules, route.stable.host, self.namespace)
+        shares = {self.params["stable"]: self.target.stable, self.params["canary"]: self.target.canary}
+        for subset, share in shares.items():
+            if not share:
+                continue
+            if subset not in labels:
+                known = ", ".join(sorted(labels)) or "none"
+                raise _weights.WeightError(
+                    f"{self._title()}: no DestinationRule in namespace {self.namespace} defines subset '{subset}' of host "
+                    f"{route.stable.host} (subsets there: {known}). Next: add the subset first; Envoy answers 503 without it."
+                )
+            if not self._ready_pods(labels[subset]):
+                raise _weights.WeightError(
+                    f"{self._title()}: no ready pod for subset '{subset}' (labels {_as_text(labels[subset])}), "
+                    f"which would get {share} % of the traffic. Nothing was written. "
+                    "Next: see why its pods are not ready (playbooks/status.yml)."
+                )
+
+    def _ready_pods(self, labels: dict[str, str]) -> int:
+        selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        if not selector:
+            return 0
+        pods = self.kube.list(_kube.path_of("", "v1", "pods", self.namespace), {"labelSelector": selector})
+        return sum(_weights.pod_is_ready(pod) for pod in pods)
+
+    def _write(self, virtual_service: dict[str, Any], route: _weights.Route) -> None:
+        for attempt in range(1, _RACES + 1):
+            if self.context.cancelled.is_set() and self.target.canary:
+                raise Interrupted(f"{self._title()}: interrupted before the weight was written. Nothing was written.")
+            try:
+                answer = self.kube.patch(self.path, _weights.patch_operations(virtual_service, route, self.target))
+                self.result["resource_version"] = answer["metadata"]["resourceVersion"]
+                return
+            except _kube.KubeError as error:
+                lost_race = error.status == 409 or (error.status == 422 and not error.causes)
+                if not (lost_race or error.outcome_unknown) or attempt == _RACES:
+                    raise
+            # A lost race or a lost answer: only reading tells which of the two worlds this is.
+            virtual_service = self._read()
+            current = self._route(virtual_service)
+            if current.weights == self.target and not lost_race:
+                self.result["resource_version"] = virtual_service["metadata"]["resourceVersion"]
+                return
+            if current.weights != route.weights:
+                self._drift(virtual_service, route.weights.canary, current.weights.canary)
+            route = current
+
+    def _confirm(self, route: _weights.Route) -> None:
+        confirm = self.params["confirm"]
+        if confirm["method"] == "none":
+            self.result["confirmed"] = {"method": "none", "seconds": 0.0, "proxies": 0}
+            return
+        started = time.monotonic()
+        deadline = started + confirm["timeout"]
+        pending = self._gateways(confirm)
+        proxies = len(pending)
+        seen: dict[str, str] = {}
+        while pending:
+            pending = {name: path for name, path in pending.items() if not self._shows(name, path, route, seen)}
+            if not pending:
+                break
+            if time.monotonic() >= deadline:
+                listed = "; ".join(f"{name}: {seen[name]}" for name in sorted(pending))
+                raise Unconfirmed(
+                    f"{self._title()}: weights {_as_text(self.target.as_dict())} are in the API, but after {confirm['timeout']:g} s "
+                    f"{len(pending)} of {proxies} gateways do not have them ({listed}). "
+                    "Next: see istiod's log and its counter pilot_total_xds_rejects, then playbooks/rollback.yml."
+                )
+            time.sleep(_POLL_SECONDS)
+        seconds = round(time.monotonic() - started, 3)
+        self.result["confirmed"] = {"method": "envoy", "seconds": seconds, "proxies": proxies}
+
+    def _gateways(self, confirm: dict[str, Any]) -> dict[str, str]:
+        base = _kube.path_of("", "v1", "pods", confirm["namespace"])
+        pods = [pod for pod in self.kube.list(base, {"labelSelector": confirm["selector"]}) if _weights.pod_is_ready(pod)]
+        if not pods:
+            raise Unconfirmed(
+                f"No ready gateway pod in namespace {confirm['namespace']} with labels {confirm['selector']}: "
+                "the weights cannot be confirmed. Next: check confirm.namespace and confirm.selector."
+            )
+        names = [pod["metadata"]["name"] for pod in pods]
+        return {name: f"{base}/{name}:{confirm['admin_port']}/proxy/config_dump" for name in names}
+
+    def _shows(self, name: str, path: str, route: _weights.Route, seen: dict[str, str]) -> bool:
+        try:
+            text = self.kube.get_text(path, {"resource": "dynamic_route_configs"}, timeout=2.0)
+            dump = json.loads(text)
+        except (_kube.KubeError, ValueError) as error:
+            seen[name] = one_line(error, 120)
+            return False
+        shown = _weights.envoy_weights(
+            dump,
+            self.params["name"],
+            self.namespace,
+            route.name,
+            route.stable.host,
+            self.params["stable"],
+            self.params["canary"],
+        )
+        seen[name] = ", ".join(_as_text(w.as_dict()) for w in shown) or "no such route"
+        return bool(shown) and all(weights == self.target for weights in shown)
+
+
+def _as_text(values: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _with(error: RolloutError, result: dict[str, Any]) -> RolloutError:
+    error.result = {**result, **error.result}
+    return error

@@ -1,0 +1,85 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The document's deployment log, drawn from a record. Pure, private to this collection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Words and order of the checklist's "Deployment Log"; each row shows the record's step of that name.
+ACTIONS = (
+    ("start", "Start deployment"),
+    ("database_migration", "Database migration"),
+    ("blue_green", "Deploy green"),
+    ("canary_10", "Route 10% traffic"),
+    ("canary_50", "Route 50% traffic"),
+    ("canary_100", "Route 100% traffic"),
+    ("cleanup", "Remove blue"),
+    ("complete", "Deployment complete"),
+)
+_TITLES = {"configuration": "Configuration updates", "verification": "Verification", "rollback": "Rollback"}
+COLUMNS = ("time", "action", "status", "notes")
+
+
+def rows(record: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the table's rows: those of the document first, then the record's other steps in their order."""
+    steps = dict(record.get("steps") or {})
+    if record.get("started"):
+        steps["start"] = {"status": "done", "started": record["started"], "notes": _plan_note(record)}
+    if record.get("finished"):
+        complete = record.get("outcome") in ("complete", "cleaned_up")
+        steps["complete"] = {
+            "status": "done" if complete else "not complete",
+            "started": record["finished"],
+            "notes": f"outcome: {record.get('outcome')}" + (f"; {record['notes']}" if record.get("notes") else ""),
+        }
+    known = [name for name, words in ACTIONS]
+    listed = list(ACTIONS) + [(name, _title(name)) for name in record.get("order") or [] if name not in known]
+    return [_row(steps.get(name) or {}, words) for name, words in listed]
+
+
+def _plan_note(record: dict[str, Any]) -> str:
+    return f"{record.get('version')}, plan {str(record.get('plan_hash') or '')[:12]}, by {record.get('holder')}"
+
+
+def _title(name: str) -> str:
+    if name.startswith("canary_") and name[7:].isdigit():
+        return f"Route {name[7:]}% traffic"
+    return _TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def _row(step: dict[str, Any], words: str) -> dict[str, str]:
+    when = str(step.get("finished") or step.get("started") or "")
+    # Seconds and the day are enough for people; the record keeps the microseconds.
+    return {
+        "time": when[:19].replace("T", " "),
+        "action": words,
+        "status": str(step.get("status") or ""),
+        "notes": str(step.get("notes") or ""),
+    }
+
+
+def table(log_rows: list[dict[str, str]]) -> str:
+    """Return the rows as the Markdown table of the document, columns aligned."""
+    heads = [name.capitalize() for name in COLUMNS]
+    lines = [heads] + [[row[name].replace("|", "/") for name in COLUMNS] for row in log_rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(COLUMNS))]
+    drawn = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
+    drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(drawn)
+
+
+def next_command(record: dict[str, Any]) -> str:
+    """Return the command that makes sense after what the record says."""
+    outcome = record.get("outcome")
+    if not record:
+        return "ansible-playbook playbooks/deploy_v2.yml"
+    if outcome == "complete":
+        return "ansible-playbook playbooks/cleanup.yml"
+    if outcome == "cleaned_up":
+        return "nothing to do"
+    if outcome in ("rolled_back", "failed"):
+        return "fix the cause, then ansible-playbook playbooks/deploy_v2.yml"
+    return "ansible-playbook playbooks/deploy_v2.yml (goes on), or ansible-playbook playbooks/rollback.yml"
