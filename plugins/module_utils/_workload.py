@@ -217,7 +217,8 @@ class _Wait:
                 text = self.kube.get_text(path, {"tailLines": _LOG_LINES, "previous": previous}, timeout=3.0)
             except _kube.KubeError:
                 continue
-            if text.strip():
+            # The kubelet answers 200 with these words when the container's log is gone already.
+            if text.strip() and not text.startswith("unable to retrieve container logs"):
                 return [one_line(line, 200) for line in text.splitlines()[-_LOG_LINES:]]
         return []
 

@@ -92,7 +92,7 @@ class InProcessAction(ActionBase):
         secrets = validation._no_log_values
         parameters = validation.validated_parameters
         answer: dict[str, Any] = {"changed": False}
-        if validation.errors:
+        if validation.error_messages:
             answer.update(failed=True, msg=self._validation_message(validation))
         elif self._task.check_mode and not getattr(self.engine, "SUPPORTS_CHECK_MODE", True):
             name = self._task.resolved_action

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run one task through a chosen door and return what Ansible got."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+
+
+class Ran:
+    """The result of one task: ``result`` as Ansible has it, ``output`` everything that was printed."""
+
+    def __init__(self, result: dict[str, Any], output: str, code: int) -> None:
+        self.result = result
+        self.output = output
+        self.code = code
+
+
+Runner = Callable[..., Ran]
+
+
+@pytest.fixture
+def run_task(tmp_path: Path) -> Runner:
+    """Return ``run(module, arguments, door=..., check=False, keywords={}, options=[], env={})``."""
+
+    def run(
+        module: str,
+        arguments: dict[str, Any],
+        door: str = "auto",
+        check: bool = False,
+        keywords: dict[str, Any] | None = None,
+        options: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        variables: dict[str, Any] | None = None,
+    ) -> Ran:
+        task = {"name": "The task", f"signal.rollout.{module}": arguments, **(keywords or {})}
+        play = {
+            "name": "One task",
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars": {
+                "signal_rollout_door": door,
+                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+                **(variables or {}),
+            },
+            "tasks": [task],
+        }
+        path = tmp_path / f"{door}.yml"
+        path.write_text(yaml.safe_dump([play]), encoding="utf-8")
+        command = [str(ANSIBLE_PLAYBOOK), "-i", "localhost,", str(path), *(["--check"] if check else []), *(options or [])]
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+        environment = {
+            **clean,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+            **(env or {}),
+        }
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        start = done.stdout.find("{\n")
+        assert start >= 0, done.stdout + done.stderr
+        report = json.loads(done.stdout[start:])
+        return Ran(report["plays"][0]["tasks"][0]["hosts"]["localhost"], done.stdout + done.stderr, done.returncode)
+
+    return run

@@ -1,0 +1,124 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Both doors give the same answer, task by task."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+SECRET = "s3cret-token-of-the-contract-test"
+# What may differ between the doors: clock readings and Ansible's own bookkeeping.
+VOLATILE = {"seconds", "ansible_facts", "_ansible_no_log", "_ansible_verbose_always", "exception", "action"}
+
+
+def comparable(result: Any) -> Any:
+    if isinstance(result, dict):
+        return {key: comparable(value) for key, value in result.items() if key not in VOLATILE}
+    if isinstance(result, list):
+        return [comparable(item) for item in result]
+    return result
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def nobody() -> str:
+    return f"https://127.0.0.1:{closed_port()}"
+
+
+ROUTE = {"name": "signal-service", "stable": "v1", "canary": "v2", "weight": 10}
+RECORD = {"state": "show", "service": "signal-service", "holder": "contract-test"}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "unknown option": ("canary_weight", {**ROUTE, "wieght": 10}),
+    "unknown suboption": ("canary_weight", {**ROUTE, "confirm": {"methods": "none"}}),
+    "required option missing": ("canary_weight", {"name": "signal-service"}),
+    "option of the wrong type": ("canary_weight", {**ROUTE, "weight": "ten"}),
+    "option outside its choices": ("canary_weight", {**ROUTE, "kind": "Ingress"}),
+    "required_if not met": ("rollout_record", {"state": "begin", "service": "signal-service", "holder": "x"}),
+    "weight out of range": ("canary_weight", {**ROUTE, "weight": 101}),
+    "unreachable server": ("canary_weight", ROUTE),
+    "unreachable server, workload": ("workload_ready", {"name": "signal-service-v2"}),
+    "unreachable server, record": ("rollout_record", RECORD),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_both_doors_refuse_alike(case: str, run_task: Any, nobody: str) -> None:
+    module, arguments = CASES[case]
+    arguments = {**arguments, "host": nobody, "api_key": SECRET}
+    here = run_task(module, arguments, door="in_process")
+    there = run_task(module, arguments, door="module")
+    assert here.result["failed"] is True and there.result["failed"] is True
+    assert here.code == there.code != 0
+    assert comparable(here.result) == comparable(there.result)
+    assert "Traceback" not in here.result["msg"]
+
+
+@pytest.mark.parametrize("door", ["in_process", "module"])
+def test_secret_option_shows_nowhere_at_the_highest_verbosity(door: str, run_task: Any, nobody: str) -> None:
+    ran = run_task("canary_weight", {**ROUTE, "host": nobody, "api_key": SECRET}, door=door, options=["-vvvv"])
+    assert ran.result["failed"] is True
+    assert SECRET not in ran.output
+
+
+@pytest.mark.parametrize("door", ["in_process", "module"])
+def test_secret_in_a_server_address_is_masked_in_the_message(door: str, run_task: Any, nobody: str) -> None:
+    # The server's name is quoted in the error; when it equals a secret, the secret must not come out that way.
+    ran = run_task("canary_weight", {**ROUTE, "host": nobody, "api_key": nobody}, door=door)
+    assert nobody not in ran.result["msg"]
+
+
+@pytest.mark.parametrize("door", ["in_process", "module"])
+def test_task_environment_reaches_the_engine(door: str, run_task: Any, nobody: str) -> None:
+    ran = run_task("canary_weight", ROUTE, door=door, keywords={"environment": {"K8S_AUTH_HOST": nobody}})
+    assert nobody in ran.result["msg"]
+
+
+@pytest.mark.parametrize("door", ["in_process", "module"])
+def test_action_group_sets_defaults(door: str, run_task: Any, nobody: str) -> None:
+    defaults = {"group/signal.rollout.kubernetes": {"host": nobody}}
+    ran = run_task("canary_weight", ROUTE, door=door, keywords={"module_defaults": defaults})
+    assert nobody in ran.result["msg"]
+
+
+def test_auto_takes_the_module_door_when_the_task_is_escalated_or_asynchronous(run_task: Any, nobody: str) -> None:
+    # The module door leaves its process; only there does the interpreter setting matter.
+    for keywords in ({"become": True, "become_method": "ansible.builtin.su"}, {"async": 30, "poll": 1}):
+        ran = run_task(
+            "canary_weight",
+            {**ROUTE, "host": nobody},
+            keywords=keywords,
+            variables={"ansible_python_interpreter": "/nonexistent/python"},
+        )
+        assert "/nonexistent/python" in ran.output, keywords
+
+
+def test_auto_takes_the_module_door_for_another_interpreter(run_task: Any, nobody: str) -> None:
+    variables = {"ansible_python_interpreter": "/nonexistent/python"}
+    ran = run_task("canary_weight", {**ROUTE, "host": nobody}, variables=variables)
+    assert "/nonexistent/python" in ran.output
+
+
+def test_auto_stays_in_the_process_on_the_controllers_own_interpreter(run_task: Any, nobody: str) -> None:
+    ran = run_task(
+        "canary_weight",
+        {**ROUTE, "host": nobody},
+        options=["-vvv"],
+    )
+    # A module announces its transfer to the host; in the process nothing is transferred.
+    assert " EXEC " not in ran.output and "No answer from the Kubernetes API" in ran.result["msg"]
+
+
+def test_unknown_door_is_refused_by_name(run_task: Any, nobody: str) -> None:
+    ran = run_task("canary_weight", {**ROUTE, "host": nobody}, door="back")
+    assert "signal_rollout_door is 'back'" in ran.result["msg"]

@@ -1,0 +1,198 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a release does when all goes well, and what it does when something breaks."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from .conftest import SINK, Stage, labctl
+
+BLUE, GREEN = [100, 0], [0, 100]
+
+
+def test_release_loses_no_request_and_a_second_run_changes_nothing(stage: Stage) -> None:
+    first = stage.play("deploy_v2")
+    assert first.code == 0, first.output[-4000:]
+    assert stage.weights() == GREEN and stage.replicas("v1") == 2 and stage.replicas("v2") == 2
+    record = stage.record()
+    assert record["outcome"] == "complete" and stage.holder() == ""
+    assert [entry["weight"] for entry in record["weights"]] == [10, 50, 100]
+    for step in ("database_migration", "configuration", "blue_green", "canary_10", "canary_50", "canary_100", "verification"):
+        assert record["steps"][step]["status"] == "done", step
+    assert "| Route 100% traffic" in first.output and "kubectl" in first.output
+    sent = Counter(message["name"] for message in stage.messages() if message["channel"] == "http")
+    mails = [message for message in stage.messages() if message["channel"] == "smtp"]
+    assert sent == {"platform-status": len(mails)} and len(mails) >= 3
+
+    second = stage.play("deploy_v2")
+    assert second.code == 0 and second.changed == 0, second.output[-4000:]
+    assert "was complete already: nothing was changed" in second.output
+    assert len([message for message in stage.messages() if message["channel"] == "smtp"]) == len(mails)
+
+    totals = stage.traffic()
+    assert totals["sent"] > 2000 and totals["versions"]["v2"] > 0
+    assert (totals["failed"], totals["causes"]) == (0, {})
+    assert totals["websocket"]["closed"] == {}
+
+
+@pytest.mark.parametrize("weight", [10, 50, 100])
+def test_breach_at_any_step_ends_with_all_traffic_on_blue(stage: Stage, weight: int) -> None:
+    run = stage.start("deploy_v2", canary_hold_seconds=12, canary_bake_seconds=12)
+    stage.until(f"green has {weight} %", lambda: stage.weights()[1] == weight)
+    labctl("break", "error-ratio", "0.3")
+    stage.until("traffic is back", lambda: stage.weights() == BLUE, 15)
+    ended = run.end()
+    assert ended.code != 0
+    assert stage.weights() == BLUE and stage.replicas("v2") == 0 and stage.replicas("v1") == 2
+    record = stage.record()
+    assert record["outcome"] == "rolled_back" and record["steps"][f"canary_{weight}"]["status"] == "failed"
+    assert stage.holder() == ""
+    message = ended.output[ended.output.rindex("The release of v2 failed") :]
+    flat = " ".join(message.split())
+    assert "error" in flat and "%" in flat and "0.1" in flat and "All traffic is on v1" in flat
+    assert "Traceback" not in ended.output
+    # The database keeps the new schema, on which v1 runs; the record says so.
+    assert "0004" in record["steps"]["rollback"]["notes"] and stage.revision() == "0004"
+    assert any("rolled back" in str(message) for message in stage.messages())
+
+
+def test_green_that_crashes_never_gets_traffic(stage: Stage) -> None:
+    labctl("break", "crash-loop")
+    before = stage.virtual_service["metadata"]["resourceVersion"]
+    ended = stage.play("deploy_v2")
+    assert ended.code != 0 and "restarted" in ended.output
+    assert stage.virtual_service["metadata"]["resourceVersion"] == before
+    assert stage.replicas("v2") == 0 and stage.record()["steps"]["blue_green"]["status"] == "failed"
+    assert stage.traffic()["failed"] == 0
+
+
+def test_metrics_that_vanish_hold_the_weight_and_then_go_back(stage: Stage) -> None:
+    run = stage.start("deploy_v2", canary_hold_seconds=12)
+    stage.until("green has 10 %", lambda: stage.weights() == [90, 10])
+    labctl("break", "prometheus-down")
+    time.sleep(3)
+    assert stage.weights() == [90, 10], "an outage of the metrics alone must not move traffic at once"
+    ended = run.end()
+    assert ended.code != 0 and stage.weights() == BLUE and stage.replicas("v2") == 0
+    assert stage.traffic()["failed"] == 0
+
+
+def test_foreign_edit_is_seen_and_its_writer_named(stage: Stage) -> None:
+    run = stage.start("deploy_v2")
+    stage.until("green has 10 %", lambda: stage.weights() == [90, 10])
+    labctl("break", "foreign-edit")
+    edited = stage.weights()
+    ended = run.end()
+    assert ended.code != 0 and edited != [90, 10]
+    flat = " ".join(ended.output.split())
+    assert f"the canary's weight is {edited[1]}, expected 10" in flat and "Last written by" in flat
+
+
+def test_dead_webhook_does_not_stop_a_release(stage: Stage) -> None:
+    labctl("break", "sink-down")
+    ended = stage.play("deploy_v2")
+    assert ended.code == 0, ended.output[-4000:]
+    assert stage.weights() == GREEN and SINK not in ended.output
+
+
+def test_second_deployer_is_refused_while_the_first_goes_on(stage: Stage) -> None:
+    first = stage.start("deploy_v2")
+    stage.until("the first holds the release", lambda: stage.holder() != "")
+    holder = stage.holder()
+    second = stage.play("deploy_v2")
+    assert second.code != 0 and holder in " ".join(second.output.split())
+    ended = first.end()
+    assert ended.code == 0, ended.output[-4000:]
+    assert stage.weights() == GREEN
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_release_that_is_killed_in_a_hold_leaves_no_traffic_on_green(stage: Stage, name: str) -> None:
+    run = stage.start("deploy_v2", canary_hold_seconds=60)
+    stage.until("green has 10 %", lambda: stage.weights() == [90, 10])
+    # The hold itself must have begun: its first live line says so.
+    stage.until("the hold shows its first line", lambda: "left" in run.log.read_text(encoding="utf-8"))
+    run.process.send_signal(getattr(signal, name))
+    stage.until("traffic is back", lambda: stage.weights() == BLUE, 10)
+    run.process.wait(30)
+    assert run.process.returncode != 0
+    time.sleep(1)
+    assert stage.weights() == BLUE, "nothing may move traffic to green again after the interruption"
+    assert stage.traffic()["failed"] == 0
+
+
+def test_rollback_by_hand_goes_back_and_a_second_one_writes_nothing(stage: Stage) -> None:
+    assert stage.play("deploy_v2").code == 0
+    ended = stage.play("rollback")
+    assert ended.code == 0, ended.output[-4000:]
+    assert stage.weights() == BLUE and stage.replicas("v2") == 0
+    assert stage.record()["outcome"] == "rolled_back"
+    version = stage.virtual_service["metadata"]["resourceVersion"]
+    again = stage.play("rollback")
+    assert again.code == 0 and again.changed == 0, again.output[-4000:]
+    assert stage.virtual_service["metadata"]["resourceVersion"] == version
+    assert stage.traffic()["failed"] == 0
+
+
+def test_cleanup_removes_blue_only_after_confirmation_and_a_complete_release(stage: Stage) -> None:
+    early = stage.play("cleanup", cleanup_confirmed=True)
+    assert early.code != 0 and stage.replicas("v1") == 2
+    assert stage.play("deploy_v2").code == 0
+    unconfirmed = stage.play("cleanup")
+    assert unconfirmed.code != 0 and stage.replicas("v1") == 2
+    ended = stage.play("cleanup", cleanup_confirmed=True)
+    assert ended.code == 0, ended.output[-4000:]
+    assert stage.replicas("v1") is None and stage.weights() == GREEN
+    service = stage.find("", "v1", "services", "signal-service")
+    assert service is not None and service["spec"]["selector"]["version"] == "v2"
+    assert stage.find("", "v1", "configmaps", "signal-service-config-v1") is None
+    again = stage.play("cleanup", cleanup_confirmed=True)
+    assert again.code == 0 and again.changed == 0, again.output[-4000:]
+    assert stage.traffic()["failed"] == 0
+
+
+def test_check_mode_prints_the_plan_and_writes_nothing(stage: Stage) -> None:
+    before = stage.virtual_service["metadata"]["resourceVersion"]
+    ended = stage.play("deploy_v2", "--check")
+    assert ended.code == 0, ended.output[-4000:]
+    assert "Would route 10 %" in " ".join(ended.output.split())
+    assert stage.virtual_service["metadata"]["resourceVersion"] == before
+    assert stage.record() == {} and stage.holder() == "" and stage.replicas("v2") is None and stage.revision() == "0001"
+
+
+BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "misspelt variables": ({"canery_steps": [10, 100], "canary_hold_second": 5}, ["canery_steps", "canary_hold_second"]),
+    "steps and limits out of range": (
+        {"canary_steps": [50, 10, 101], "canary_max_error_percent": 150, "canary_max_p99_ms": -1},
+        ["canary_steps", "canary_max_error_percent", "canary_max_p99_ms"],
+    ),
+    "wrong cluster": ({"rollout_cluster_server": "https://10.0.0.1:6443"}, ["rollout_cluster_server"]),
+    "wrong environment": ({"rollout_environment": "production"}, ["rollout_environment"]),
+    "missing rights": ({"rollout_kubeconfig": "{{ signal_lab_dir }}/kubeconfig/viewer"}, ["patch", "virtualservices"]),
+    "wrong database password and unreachable Prometheus": (
+        {"rollout_db_owner_password": "certainly-not-it", "rollout_prometheus_url": "http://10.79.0.99:9090"},
+        ["rollout_db_owner", "rollout_prometheus_url"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_bad_input_is_refused_by_name_before_the_first_write(stage: Stage, case: str) -> None:
+    variables, words = BAD[case]
+    before = stage.virtual_service["metadata"]["resourceVersion"]
+    ended = stage.play("deploy_v2", **variables)
+    assert ended.code != 0
+    missing = [word for word in words if word not in ended.output]
+    assert not missing, ended.output[-4000:]
+    assert "certainly-not-it" not in ended.output and "Traceback" not in ended.output
+    assert stage.record() == {} and stage.holder() == "" and stage.replicas("v2") is None
+    assert stage.virtual_service["metadata"]["resourceVersion"] == before and stage.revision() == "0001"
+    assert stage.messages() == []
