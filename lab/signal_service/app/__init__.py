@@ -1,0 +1,4 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The demo signal service: real-time and historical option Greeks over HTTP and WebSocket."""

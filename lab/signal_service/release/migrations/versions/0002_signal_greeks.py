@@ -1,0 +1,46 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""History of computed Greeks.
+
+Revision ID: 0002
+Revises: 0001
+"""
+
+from __future__ import annotations
+
+from alembic import context, op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create signal_greeks, a hypertable of one day per chunk."""
+    role = context.config.attributes["application_role"]
+    op.execute(
+        """
+        CREATE TABLE signal_greeks (
+          time       timestamptz NOT NULL,
+          instrument text NOT NULL,
+          spot       double precision NOT NULL,
+          strike     double precision NOT NULL,
+          iv         double precision NOT NULL,
+          price      double precision NOT NULL,
+          delta      double precision NOT NULL,
+          gamma      double precision NOT NULL,
+          theta      double precision NOT NULL,
+          vega       double precision NOT NULL,
+          rho        double precision NOT NULL
+        )
+        """
+    )
+    op.execute("SELECT create_hypertable('signal_greeks', by_range('time', INTERVAL '1 day'))")
+    op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON signal_greeks TO {role}")
+
+
+def downgrade() -> None:
+    """Drop the history of Greeks, with its rows."""
+    op.execute("DROP TABLE signal_greeks")
