@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import traceback
 from types import ModuleType
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
@@ -25,13 +27,20 @@ def run_as_module(engine: ModuleType) -> None:
         with context:
             result = engine.run(module.params, context)
     except RolloutError as error:
-        module.fail_json(msg=error.message, **with_defaults(error.result))
+        module.fail_json(msg=error.message, **_prepared(module, error.result))
+    except Exception as error:
+        module.fail_json(msg=internal_error(module._name, error), exception=traceback.format_exc(), changed=False)
+    module.exit_json(**_prepared(module, result))
+
+
+def internal_error(name: str, error: Exception) -> str:
+    """Return the message for a defect of ours, the same through both doors."""
+    return f"Internal error in {name}: {type(error).__name__}: {error}. Next: run again with -vvv and report what it shows."
+
+
+def _prepared(module: AnsibleModule, result: dict[str, Any]) -> dict[str, Any]:
+    """Hand warnings over as AnsibleModule wants them, and always say whether something changed."""
     for text in result.pop("warnings", []):
         module.warn(text)
-    module.exit_json(**with_defaults(result))
-
-
-def with_defaults(result: dict) -> dict:
-    """Both doors always say whether something changed."""
     result.setdefault("changed", False)
     return result

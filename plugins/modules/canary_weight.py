@@ -11,7 +11,7 @@ module: canary_weight
 short_description: Shift traffic between two subsets of an Istio VirtualService
 version_added: 1.0.0
 author:
-  - The signal.rollout authors
+  - The signal.rollout authors (@signal-rollout)
 description:
   - Sets the weight of the canary subset of one HTTP route. The stable subset gets the rest of 100.
   - Only the two weights are written, by a JSON Patch that tests the route, both destinations and both old weights, and that

@@ -11,7 +11,7 @@ module: rollout_record
 short_description: Take the lock of a release and keep its record in the cluster
 version_added: 1.0.0
 author:
-  - The signal.rollout authors
+  - The signal.rollout authors (@signal-rollout)
 description:
   - The lock is a Lease, taken by compare-and-swap. A second deployer is refused and told who holds it.
   - The record is a ConfigMap beside the service. It holds the plan's hash, steps with times and evidence, weights, messages and the

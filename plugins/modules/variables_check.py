@@ -11,7 +11,7 @@ module: variables_check
 short_description: Check a release's variables by the roles' argument specs, all at once
 version_added: 1.0.0
 author:
-  - The signal.rollout authors
+  - The signal.rollout authors (@signal-rollout)
 description:
   - Evaluates every variable that the roles declare and checks type, choices, ranges and relations. All problems are reported in one
     message, each with variable, rule and what was seen.

@@ -11,7 +11,7 @@ module: workload_ready
 short_description: Wait until a Deployment is ready, and fail at the first terminal cause
 version_added: 1.0.0
 author:
-  - The signal.rollout authors
+  - The signal.rollout authors (@signal-rollout)
 description:
   - Ready means that the controller has seen the newest spec, every replica has the newest template and is available, and no
     replica of an older template is left.

@@ -25,6 +25,7 @@ from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
+from ansible_collections.signal.rollout.plugins.module_utils._door import internal_error
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
 display = Display()
@@ -126,7 +127,7 @@ class InProcessAction(ActionBase):
         except Exception as error:
             return {
                 "failed": True,
-                "msg": f"Internal error in {self._task.resolved_action}: {type(error).__name__}: {error}",
+                "msg": internal_error(str(self._task.resolved_action), error),
                 "exception": traceback.format_exc(),
             }
 
