@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from .conftest import SINK, Stage, labctl
+from .conftest import LAB, SINK, Stage, labctl
 
 BLUE, GREEN = [100, 0], [0, 100]
 
@@ -41,6 +43,14 @@ def test_release_loses_no_request_and_a_second_run_changes_nothing(stage: Stage)
     assert totals["sent"] > 2000 and totals["versions"]["v2"] > 0
     assert (totals["failed"], totals["causes"]) == (0, {})
     assert totals["websocket"]["closed"] == {}
+
+    # The line that needs none of this collection works as it was printed.
+    line = record["break_glass"]
+    assert line in [printed.strip() for printed in first.output.splitlines()], "it must be printed whole, on one line"
+    environment = {**os.environ, "KUBECONFIG": str(LAB / "kubeconfig" / "deployer"), "PATH": f"{LAB / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stage.weights() == BLUE
 
 
 @pytest.mark.parametrize("weight", [10, 50, 100])
