@@ -38,6 +38,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "kind": {"type": "str", "default": "VirtualService", "choices": ["VirtualService"]},
     "weight": {"type": "int", "required": True},
     "expected_weight": {"type": "int"},
+    "on_interrupt": {"type": "str", "default": "hold", "choices": ["back", "hold"]},
 }
 
 SUPPORTS_CHECK_MODE = True
@@ -55,7 +56,7 @@ class Unconfirmed(RolloutError):
 
 
 class Interrupted(RolloutError):
-    """The run was interrupted before the write. Nothing was written."""
+    """The run was interrupted. The message says whether the weight was written and taken back."""
 
 
 def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -86,10 +87,39 @@ class Shift:
         }
 
     def run(self) -> dict[str, Any]:
+        handle = None
+        if self._goes_back and not self.context.check_mode:
+            handle = self.context.on_interrupt(self._go_back)
         try:
             return self._run()
         except RolloutError as error:
             raise _with(error, self.result) from None
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    @property
+    def _goes_back(self) -> bool:
+        # Modules that put traffic back with this engine have no such option: weight 0 is where they go.
+        return self.params.get("on_interrupt") == "back" and self.target.canary > 0
+
+    def _go_back(self) -> None:
+        """Send all traffic to stable, over a connection of its own: the interrupted code may be using the first one."""
+        params = {**self.params, "weight": 0, "expected_weight": None, "confirm": {**self.params["confirm"], "method": "none"}}
+        Shift(params, Context(), self.kube.clone()).run()
+
+    def _stop_if_interrupted(self, written: bool) -> None:
+        if not self.context.cancelled.is_set() or not self.target.canary:
+            return
+        what = "before the weight was written. Nothing was written"
+        if written and self._goes_back:
+            # Once more: the handler may have run while our own write was still on its way.
+            self._go_back()
+            self.result["after"] = {"stable": 100, "canary": 0}
+            what = "after the weight was written. All traffic is back on stable"
+        elif written:
+            what = "after the weight was written. It stays"
+        raise Interrupted(f"{self._title()}: interrupted by {self.context.signal_name} {what}.")
 
     def _run(self) -> dict[str, Any]:
         first = self._read()
@@ -111,6 +141,7 @@ class Shift:
                 "after_header": f"{self._title()} weights",
             }
         if not self.context.check_mode:
+            self._stop_if_interrupted(written=True)
             self._confirm(route)
         return self.result
 
@@ -176,8 +207,7 @@ class Shift:
 
     def _write(self, virtual_service: dict[str, Any], route: _weights.Route) -> None:
         for attempt in range(1, _RACES + 1):
-            if self.context.cancelled.is_set() and self.target.canary:
-                raise Interrupted(f"{self._title()}: interrupted before the weight was written. Nothing was written.")
+            self._stop_if_interrupted(written=False)
             try:
                 answer = self.kube.patch(self.path, _weights.patch_operations(virtual_service, route, self.target))
                 self.result["resource_version"] = answer["metadata"]["resourceVersion"]
@@ -210,6 +240,7 @@ class Shift:
             pending = {name: path for name, path in pending.items() if not self._shows(name, path, route, seen)}
             if not pending:
                 break
+            self._stop_if_interrupted(written=True)
             if time.monotonic() >= deadline:
                 listed = "; ".join(f"{name}: {seen[name]}" for name in sorted(pending))
                 raise Unconfirmed(

@@ -17,7 +17,8 @@ import json
 import os
 import ssl
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from ansible.module_utils.basic import env_fallback
@@ -178,9 +179,9 @@ class Kube:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             # A kept connection that the server closed meanwhile shows before anything was processed.
-            if not fresh and isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)):
-                if method == "GET":
-                    return self._call(method, target, body, content_type, deadline, text)
+            dropped = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))
+            if dropped and not fresh and method == "GET":
+                return self._call(method, target, body, content_type, deadline, text)
             raise self._unreachable(method, target, error) from None
         if 200 <= response.status < 300:
             return data.decode(errors="backslashreplace") if text else json.loads(data or b"{}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.signal.rollout.plugins.module_utils._errors import one_line
+
 # Words and order of the checklist's "Deployment Log"; each row shows the record's step of that name.
 ACTIONS = (
     ("start", "Start deployment"),
@@ -21,6 +23,8 @@ ACTIONS = (
 )
 _TITLES = {"configuration": "Configuration updates", "verification": "Verification", "rollback": "Rollback"}
 COLUMNS = ("time", "action", "status", "notes")
+# A failure's whole message would make a row nobody can read; the record keeps it.
+_NOTES_WIDTH = 160
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, str]]:
@@ -57,7 +61,7 @@ def _row(step: dict[str, Any], words: str) -> dict[str, str]:
         "time": when[:19].replace("T", " "),
         "action": words,
         "status": str(step.get("status") or ""),
-        "notes": str(step.get("notes") or ""),
+        "notes": one_line(step.get("notes") or "", _NOTES_WIDTH),
     }
 
 

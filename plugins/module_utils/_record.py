@@ -14,9 +14,10 @@ import hashlib
 import json
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Callable
+from typing import Any
 
 from ansible_collections.signal.rollout.plugins.module_utils import _kube, _log
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
@@ -37,7 +38,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "notes": {"type": "str"},
     "evidence": {"type": "dict"},
     "weight": {"type": "int"},
-    "message": {"type": "str"},
+    "events": {"type": "list", "elements": "str"},
     "outcome": {"type": "str", "choices": OUTCOMES},
     "holder": {"type": "str"},
     "takeover": {"type": "str"},
@@ -48,7 +49,7 @@ SPEC_RULES: dict[str, Any] = {
     "required_if": [
         ["state", "begin", ["plan", "version", "holder"]],
         ["state", "step", ["step", "status", "holder"]],
-        ["state", "message", ["message", "holder"]],
+        ["state", "message", ["events", "holder"]],
         ["state", "finish", ["outcome", "holder"]],
         ["state", "release", ["holder"]],
         ["state", "takeover", ["takeover", "holder"]],
@@ -313,12 +314,13 @@ class Keeper:
         return self._answer(record, lease, changed=changed)
 
     def _message(self) -> dict[str, Any]:
-        """Remember that a message was sent; ``already`` tells that it had been."""
+        """Remember which messages were sent; ``already`` tells that all of them had been."""
         lease = self._renewed()
         document, record = self._need_record()
-        if self.params["message"] in record["messages"]:
+        new = [event for event in self.params["events"] if event not in record["messages"]]
+        if not new:
             return self._answer(record, lease, changed=False, already=True)
-        record["messages"].append(self.params["message"])
+        record["messages"].extend(new)
         self._save(document, record)
         return self._answer(record, lease, changed=True)
 

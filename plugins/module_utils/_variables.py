@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-
 from ansible_collections.signal.rollout.plugins.module_utils._errors import one_line
 
 # Nearer than this (difflib's ratio) to a known name counts as a misspelling of it.

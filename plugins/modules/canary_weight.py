@@ -67,6 +67,13 @@ options:
         fails without a write and names the last writer.
       - The wanted weight itself is never drift.
     type: int
+  on_interrupt:
+    description:
+      - What becomes of a weight above 0 when the task is interrupted by INT, TERM, HUP or the death of ansible-playbook.
+      - V(back) sends all traffic to the stable subset, V(hold) leaves the weight as it is.
+    type: str
+    choices: [back, hold]
+    default: hold
   confirm:
     description: How the change is confirmed in the mesh.
     type: dict
@@ -107,6 +114,7 @@ EXAMPLES = r"""
     canary: v2
     weight: 10
     expected_weight: 0
+    on_interrupt: back
 
 - name: Send everything back to blue
   signal.rollout.canary_weight:

@@ -70,9 +70,10 @@ options:
   weight:
     description: Weight of the canary that this step confirmed, in percent.
     type: int
-  message:
-    description: Id of a message that was sent.
-    type: str
+  events:
+    description: Ids of messages that were sent, as RV(signal.rollout.notify#module:record_events) gives them.
+    type: list
+    elements: str
   outcome:
     description: How the release ended.
     type: str

@@ -90,7 +90,7 @@ def main() -> None:
         for label, (module, arguments) in tasks().items():
             doors = ["in_process", "module"] if module.startswith("signal.") else ["module"]
             costs: dict[str, list[float]] = {door: [] for door in doors}
-            for unused in range(options.runs):
+            for _unused in range(options.runs):
                 empty = seconds(module, arguments, 0, "auto", folder)
                 for door in doors:
                     spent = seconds(module, arguments, options.tasks, door, folder)

@@ -129,7 +129,7 @@ def test_release_that_is_killed_in_a_hold_leaves_no_traffic_on_green(stage: Stag
     run = stage.start("deploy_v2", canary_hold_seconds=60)
     stage.until("green has 10 %", lambda: stage.weights() == [90, 10])
     # The hold itself must have begun: its first live line says so.
-    stage.until("the hold shows its first line", lambda: "left" in run.log.read_text(encoding="utf-8"))
+    stage.until("the hold shows its first line", lambda: "hold 0" in run.log.read_text(encoding="utf-8"))
     run.process.send_signal(getattr(signal, name))
     stage.until("traffic is back", lambda: stage.weights() == BLUE, 10)
     run.process.wait(30)

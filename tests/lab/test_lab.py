@@ -43,7 +43,7 @@ def pids() -> dict[str, int | None]:
 
 
 def query(expression: str) -> list[dict]:
-    status, _, body = http_get(f"{settings.PROMETHEUS_URL}/api/v1/query?query={urllib.parse.quote(expression)}")
+    status, unused, body = http_get(f"{settings.PROMETHEUS_URL}/api/v1/query?query={urllib.parse.quote(expression)}")
     assert status == 200, f"Prometheus answered {status} to {expression}"
     return json.loads(body)["data"]["result"]
 
@@ -62,6 +62,7 @@ def can(account: str, verb: str, resource: str, namespace: str = "signal") -> bo
         capture_output=True,
         text=True,
         timeout=20,
+        check=False,
     )
     return done.stdout.strip() == "yes"
 
@@ -79,6 +80,7 @@ def test_prerequisites_are_named_before_anything_changes(lab: None) -> None:
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
         assert done.returncode == 2, done.stdout + done.stderr
         assert "running as user id 65534, expected root" in done.stderr
@@ -97,6 +99,7 @@ def test_all_problems_are_named_at_once(lab: None) -> None:
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
         assert done.returncode == 2, done.stdout + done.stderr
         assert "address range 10.78.0.0/16 is taken" in done.stderr
@@ -224,7 +227,7 @@ def test_break_error_ratio(baseline: None, labctl: Labctl) -> None:
     labctl("break", "error-ratio", "1", "--version", "v1")
     eventually(lambda: through_gateway() == 500, "every request fails")
     labctl("heal", "error-ratio", "--version", "v1")
-    eventually(lambda: all(through_gateway() == 200 for _ in range(10)), "no request fails")
+    eventually(lambda: all(through_gateway() == 200 for _unused in range(10)), "no request fails")
 
 
 def test_break_latency(baseline: None, labctl: Labctl) -> None:
@@ -234,9 +237,9 @@ def test_break_latency(baseline: None, labctl: Labctl) -> None:
         return time.monotonic() - start
 
     labctl("break", "latency", "400", "--version", "v1")
-    eventually(lambda: min(seconds() for _ in range(4)) > 0.4, "answers take 400 ms")
+    eventually(lambda: min(seconds() for _unused in range(4)) > 0.4, "answers take 400 ms")
     labctl("heal", "latency", "--version", "v1")
-    eventually(lambda: max(seconds() for _ in range(4)) < 0.3, "answers are fast again")
+    eventually(lambda: max(seconds() for _unused in range(4)) < 0.3, "answers are fast again")
 
 
 def test_break_unready(baseline: None, labctl: Labctl) -> None:

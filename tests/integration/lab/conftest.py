@@ -69,8 +69,8 @@ class Mesh:
         confirm = {name: rule["default"] for name, rule in _canary_weight.CONFIRM_SPEC.items()}
         params = {
             **connection(user, namespace=self.namespace),
-            **{"kind": "VirtualService", "name": "echo", "route": None, "destination_host": None},
-            **{"stable": "v1", "canary": "v2", "weight": weight, "expected_weight": None, "confirm": confirm},
+            "kind": "VirtualService", "name": "echo", "route": None, "destination_host": None,
+            "stable": "v1", "canary": "v2", "weight": weight, "expected_weight": None, "confirm": confirm,
             **options,
         }
         return _canary_weight.run(params, Context(check_mode=check_mode, diff=True))

@@ -7,16 +7,22 @@
 from __future__ import annotations
 
 import http.client
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.signal.rollout.plugins.module_utils import _canary_weight, _kube, _weights
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
 from .conftest import GATEWAY, Mesh
 
+ROOT = Path(__file__).resolve().parents[3]
 WEIGHT_OF_V2 = "/spec/http/0/route/1/weight"
 
 
@@ -34,7 +40,7 @@ def test_shift_is_confirmed_by_both_gateways_and_seen_in_traffic(mesh: Mesh) -> 
     assert result["confirmed"]["method"] == "envoy" and result["confirmed"]["proxies"] == 2
     # Once confirmed, not one request may still go the old way: the pod of v1 must see none.
     before = {version: _requests_seen(mesh, version) for version in ("v1", "v2")}
-    answers = Counter(_get(mesh.host) for unused in range(100))
+    answers = Counter(_get(mesh.host) for _unused in range(100))
     assert answers == {200: 100}
     after = {version: _requests_seen(mesh, version) for version in ("v1", "v2")}
     assert {version: after[version] - before[version] for version in after} == {"v1": 0, "v2": 100}
@@ -188,3 +194,32 @@ def test_of_two_deployers_at_once_one_wins_and_the_other_is_told(mesh: Mesh) -> 
         thread.join(30)
     assert sorted(outcomes) in (["told", "won"],), outcomes
     assert mesh.weights() in ([90, 10], [80, 20])
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_shift_that_is_killed_before_it_is_confirmed_goes_back(mesh: Mesh, name: str, tmp_path: Path) -> None:
+    from .conftest import LAB, wait_until
+
+    # Nothing listens on that port, so the confirmation never comes and the signal finds the task waiting for it.
+    confirm = {"admin_port": 1, "timeout": 30}
+    route = {"name": "echo", "stable": "v1", "canary": "v2", "weight": 10, "on_interrupt": "back", "confirm": confirm}
+    login = {"kubeconfig": str(LAB / "kubeconfig" / "admin"), "namespace": mesh.namespace}
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+        "tasks": [{"signal.rollout.canary_weight": {**login, **route}}],
+    }
+    playbook = tmp_path / "shift.yml"
+    playbook.write_text(yaml.safe_dump([play]), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(playbook)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until("the weight is written", lambda: mesh.weights() == [90, 10])
+        process.send_signal(getattr(signal, name))
+        wait_until("traffic is back", lambda: mesh.weights() == [100, 0], 5)
+        assert process.wait(20) != 0
+        assert mesh.weights() == [100, 0]
+    finally:
+        process.kill()

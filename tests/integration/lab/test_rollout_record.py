@@ -31,7 +31,7 @@ class Release:
         params: dict[str, Any] = {
             **dict.fromkeys(_record.ARGUMENT_SPEC),
             **connection("deployer"),
-            **{"state": state, "service": self.service, "holder": holder, "lease_duration": 1},
+            "state": state, "service": self.service, "holder": holder, "lease_duration": 1,
             **options,
         }
         return _record.run(params, Context(check_mode=check_mode))
@@ -63,26 +63,32 @@ def test_second_deployer_is_refused_and_told_who_holds_the_release(release: Rele
 
 
 def test_of_many_deployers_at_once_exactly_one_gets_the_release(release: Release) -> None:
-    for unused in range(10):
-        barrier = threading.Barrier(4)
-        won: list[str] = []
-
-        def deploy(name: str, barrier: threading.Barrier = barrier, won: list[str] = won) -> None:
-            barrier.wait()
-            try:
-                release.begin(name)
-            except _record.Locked:
-                return
-            won.append(name)
-
-        threads = [threading.Thread(target=deploy, args=(f"run-{number}",)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
+    for _unused in range(10):
+        won = _race(release, [f"run-{number}" for number in range(4)])
         assert len(won) == 1
         assert release.act("show")["holder"] == won[0]
         assert release.act("release", won[0])["holder"] == ""
+
+
+def _race(release: Release, names: list[str]) -> list[str]:
+    """Have all of them begin in the same moment; return who got the release."""
+    barrier = threading.Barrier(len(names))
+    won: list[str] = []
+
+    def deploy(name: str) -> None:
+        barrier.wait()
+        try:
+            release.begin(name)
+        except _record.Locked:
+            return
+        won.append(name)
+
+    threads = [threading.Thread(target=deploy, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return won
 
 
 def test_step_is_found_by_a_later_run_that_shares_nothing_but_the_cluster(release: Release) -> None:
@@ -146,8 +152,8 @@ def test_holder_that_still_lives_is_not_taken_over(release: Release) -> None:
 
 def test_each_message_is_remembered_once(release: Release) -> None:
     release.begin()
-    assert release.act("message", message="start")["already"] is False
-    assert release.act("message", message="start")["already"] is True
+    assert release.act("message", events=["start"])["already"] is False
+    assert release.act("message", events=["start"])["already"] is True
     assert release.act("show")["record"]["messages"] == ["start"]
 
 

@@ -105,6 +105,7 @@ def _alembic(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
 
 
