@@ -84,11 +84,16 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
             "kind": _canary_weight.ARGUMENT_SPEC["kind"],
         },
     },
+    "shift": {
+        "type": "dict",
+        "options": {"weight": {"type": "int", "required": True}, "expected_weight": {"type": "int"}},
+    },
     "abort_timeout": {"type": "float", "default": 60.0},
     "on_interrupt": {"type": "str", "default": "back", "choices": ["back", "hold"]},
     "lease": {"type": "dict", "options": LEASE_SPEC},
 }
 
+SPEC_RULES: dict[str, Any] = {"required_by": {"shift": ["abort_route"]}}
 SUPPORTS_CHECK_MODE = True
 
 # How many times over its limit a figure is taken to be when worst-case detection times are told.
@@ -179,6 +184,7 @@ def empty_result() -> dict[str, Any]:
         "requests": None,
         "detection": [],
         "detection_time_s": None,
+        "shift": None,
         "aborted": None,
         "started": None,
         "seconds": 0.0,
@@ -327,11 +333,13 @@ class Hold:
         """Watch; whatever breaks in here is no evidence either, and traffic must not stay where nobody watches it."""
         try:
             return self._watch()
+        except RolloutError:
+            raise
         except Exception as error:
             return _gate.Verdict(_gate.ERROR, f"internal error of the gate: {type(error).__name__}: {error}")
 
     def _watch(self) -> _gate.Verdict:
-        verdict = self._interrupted() or self._refuse_hopeless()
+        verdict = self._interrupted() or self._refuse_hopeless() or self._shift()
         if verdict is not None:
             return verdict
         self._announce()
@@ -347,6 +355,32 @@ class Hold:
                 return verdict
             # Counted from the start, so that slow polls never make the schedule drift; missed polls are left out.
             poll = max(poll + 1, math.floor((self.clock.monotonic() - start) / self.plan.interval + 1e-6))
+
+    def _shift(self) -> _gate.Verdict | None:
+        """Move traffic to the weight that is to be watched, when this task is to do that too.
+
+        One task for both leaves no moment in which green has traffic and nobody would take it back.
+        """
+        shift = self.params.get("shift")
+        if not shift:
+            return None
+        route = {**self.params["abort_route"], **shift, "on_interrupt": self.params["on_interrupt"]}
+        try:
+            self.result["shift"] = _canary_weight.run(route, self.context)
+        except RolloutError as error:
+            self.result["shift"] = error.result
+            if error.result.get("changed"):
+                return self._interrupted() or _gate.Verdict(_gate.ERROR, error.message)
+            # Nothing was moved: whose traffic this is now is not for the gate to change.
+            self.result.update(verdict=_gate.ERROR, reason=error.message, seconds=self._elapsed())
+            raise RolloutError(error.message, **self.result) from None
+        before, after = self.result["shift"]["before"], self.result["shift"]["after"]
+        confirmed = self.result["shift"]["confirmed"]
+        self.context.progress(
+            f"{self.label}: weight {before['canary']} -> {after['canary']}, "
+            f"confirmed by {confirmed['proxies']} gateways in {confirmed['seconds']:.2f} s"
+        )
+        return None
 
     def _announce(self) -> None:
         count = len(self.plan.metrics)
@@ -501,8 +535,8 @@ class Hold:
             tally = self._gate.tallies[verdict.metric]
             since = tally.last_good.time if tally.last_good is not None else self._gate.start
             self.result["detection_time_s"] = round(decided - since, 3)
-        if self.result["aborted"] is not None:
-            self.result["changed"] = self.result["aborted"]["changed"]
+        moved = [self.result["shift"], self.result["aborted"]]
+        self.result["changed"] = any(move["changed"] for move in moved if move)
         if verdict.kind == _gate.PASS:
             self.context.progress(f"{self.label}: PASS, {verdict.reason}")
             return self.result

@@ -343,6 +343,20 @@ options:
             description: Seconds after which the change counts as unconfirmed. The weights stay written.
             type: float
             default: 10.0
+  shift:
+    description:
+      - A weight change that this task makes and confirms before the hold begins, on the route that O(abort_route) names.
+      - One task for both leaves no moment in which the canary has traffic and nobody would take it back.
+      - When the change is refused (drift, no ready pod) nothing is moved, and O(abort_route) is not taken either.
+    type: dict
+    suboptions:
+      weight:
+        description: Percent of requests for the canary, from 0 to 100.
+        type: int
+        required: true
+      expected_weight:
+        description: Weight the canary must have before the change; any other is drift.
+        type: int
   abort_timeout:
     description:
       - How long putting traffic back is tried again while the API server is in trouble, in seconds.
@@ -601,6 +615,17 @@ detection_time_s:
   returned: always
   type: float
   sample: 1.01
+shift:
+  description: The weight change that O(shift) asked for, with the keys of M(signal.rollout.canary_weight). Null without one.
+  returned: always
+  type: dict
+  sample:
+    changed: true
+    before: {"stable": 100, "canary": 0}
+    after: {"stable": 90, "canary": 10}
+    resource_version: "4711"
+    confirmed: {"method": "envoy", "seconds": 0.112, "proxies": 2}
+    drift: null
 aborted:
   description: How traffic was put back. Null when it was not tried.
   returned: always

@@ -451,4 +451,4 @@ def test_many_tables_and_chunks_cost_few_statements(database: str, sql: Any) -> 
     error = refused(database, hypertables=[GREEKS, *many])
     assert [table["table"] for table in error.result["tables"] if table["verdict"] != "pass"] == ["hv.signal_many_7"]
     assert chunk in only_problem(error)["seen"]
-    assert error.result["seconds"] < 2
+    assert error.result["seconds"] < 20

@@ -102,7 +102,7 @@ def test_a_sound_release_passes_every_check_in_seconds_and_writes_nothing(tmp_pa
     assert result["problems"] == [], result["msg"]
     assert all(check["ok"] for check in result["checks"])
     assert {check["check"] for check in result["checks"]} == {check.name for check in _preflight.CHECKS} - {"stable"}
-    assert result["seconds"] < 3
+    assert result["seconds"] < 15
     assert result["changed"] is False
     assert not (tmp_path / "backup").exists()
     reviews = [target for method, target in sent if method == "POST"]
@@ -133,7 +133,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     )
     started = time.monotonic()
     result = preflight(**options)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     checks = {problem["check"] for problem in result["problems"]}
     assert checks == {"namespace", "rights", "stable", "virtual_service", "manifests", "references", "database", "prometheus", "redis"}
     by_variable = {problem["variable"]: problem for problem in result["problems"]}
