@@ -44,11 +44,13 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 SUPPORTS_CHECK_MODE = True
 ISTIO = ("networking.istio.io", "v1")
 _POLL_SECONDS = 0.02
+# While the gateways lag, how often the API is asked whether somebody else has written meanwhile.
+_RECHECK_SECONDS = 0.5
 _RACES = 3
 
 
 class Drift(RolloutError):
-    """Somebody else changed the weights or the route. Nothing was written."""
+    """Somebody else changed the weights or the route. Their change was not overwritten."""
 
 
 class Unconfirmed(RolloutError):
@@ -173,7 +175,7 @@ class Shift:
         self.result["drift"] = {"field": "weight of the canary", "expected": expected, "seen": seen, **writer}
         raise Drift(
             f"{self._title()}: the canary's weight is {seen}, expected {expected} from this release. Last written by "
-            f"'{writer['manager']}' at {writer['time'] or 'an unknown time'}. Nothing was written. "
+            f"'{writer['manager']}' at {writer['time'] or 'an unknown time'}. It was not overwritten. "
             "Next: find out who changed it, then run playbooks/rollback.yml or set the weight back by hand."
         )
 
@@ -236,11 +238,15 @@ class Shift:
         pending = self._gateways(confirm)
         proxies = len(pending)
         seen: dict[str, str] = {}
+        recheck = started + _RECHECK_SECONDS
         while pending:
             pending = {name: path for name, path in pending.items() if not self._shows(name, path, route, seen)}
             if not pending:
                 break
             self._stop_if_interrupted(written=True)
+            if time.monotonic() >= min(recheck, deadline):
+                recheck = time.monotonic() + _RECHECK_SECONDS
+                self._refuse_overwritten()
             if time.monotonic() >= deadline:
                 listed = "; ".join(f"{name}: {seen[name]}" for name in sorted(pending))
                 raise Unconfirmed(
@@ -251,6 +257,14 @@ class Shift:
             time.sleep(_POLL_SECONDS)
         seconds = round(time.monotonic() - started, 3)
         self.result["confirmed"] = {"method": "envoy", "seconds": seconds, "proxies": proxies}
+
+    def _refuse_overwritten(self) -> None:
+        """Gateways that never show our weights may be showing somebody else's."""
+        virtual_service = self._read()
+        weights = self._route(virtual_service).weights
+        if weights != self.target:
+            self.result["after"] = weights.as_dict()
+            self._drift(virtual_service, self.target.canary, weights.canary)
 
     def _gateways(self, confirm: dict[str, Any]) -> dict[str, str]:
         base = _kube.path_of("", "v1", "pods", confirm["namespace"])

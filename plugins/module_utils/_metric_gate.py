@@ -369,9 +369,9 @@ class Hold:
             self.result["shift"] = _canary_weight.run(route, self.context)
         except RolloutError as error:
             self.result["shift"] = error.result
-            if error.result.get("changed"):
+            if error.result.get("changed") and not isinstance(error, _canary_weight.Drift):
                 return self._interrupted() or _gate.Verdict(_gate.ERROR, error.message)
-            # Nothing was moved: whose traffic this is now is not for the gate to change.
+            # Nothing was moved, or somebody else has moved it meanwhile: not for the gate to change.
             self.result.update(verdict=_gate.ERROR, reason=error.message, seconds=self._elapsed())
             raise RolloutError(error.message, **self.result) from None
         before, after = self.result["shift"]["before"], self.result["shift"]["after"]

@@ -347,7 +347,8 @@ options:
     description:
       - A weight change that this task makes and confirms before the hold begins, on the route that O(abort_route) names.
       - One task for both leaves no moment in which the canary has traffic and nobody would take it back.
-      - When the change is refused (drift, no ready pod) nothing is moved, and O(abort_route) is not taken either.
+      - When the change is refused (drift, no ready pod) nothing is moved, and O(abort_route) is not taken either. The same holds when
+        somebody else changes the weights before the gateways have them.
     type: dict
     suboptions:
       weight:

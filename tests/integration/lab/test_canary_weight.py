@@ -175,6 +175,16 @@ def test_gateways_that_do_not_show_the_weights_fail_the_task_but_the_write_is_to
     assert caught.value.result["changed"] is True and caught.value.result["after"] == {"stable": 90, "canary": 10}
 
 
+def test_edit_by_somebody_else_before_the_gateways_have_the_weights_is_drift(mesh: Mesh) -> None:
+    confirm = {"method": "envoy", "namespace": "istio-system", "selector": "istio=ingressgateway", "admin_port": 1, "timeout": 5}
+    edit = threading.Timer(0.2, mesh.edit, [foreign(63, 37)])
+    edit.start()
+    with pytest.raises(_canary_weight.Drift, match="37, expected 10.*'kubectl-edit'"):
+        mesh.shift(10, confirm=confirm)
+    edit.join()
+    assert mesh.weights() == [63, 37]
+
+
 def test_of_two_deployers_at_once_one_wins_and_the_other_is_told(mesh: Mesh) -> None:
     outcomes: list[str] = []
     barrier = threading.Barrier(2)
