@@ -46,6 +46,8 @@ def labctl() -> Labctl:
 def lab(labctl: Labctl) -> Iterator[None]:
     """A lab that is up; left up, at its baseline."""
     labctl("up", timeout=2400)
+    # The suite before may have left a release behind.
+    labctl("reset")
     yield
     labctl("up")
     labctl("reset")
