@@ -86,7 +86,7 @@ options:
         description:
           - PromQL that gives exactly one number, a scalar or a vector of one series.
           - C($hold) in it stands for the time since the start of the hold, for example C(increase(x[$hold])).
-          - Exactly one of O(metrics.query) and O(metrics.preset).
+          - Exactly one of O(metrics[].query) and O(metrics[].preset).
         type: str
       preset:
         description:
@@ -126,7 +126,7 @@ options:
       below:
         description:
           - The figure must be less than this. A figure equal to it breaks the limit.
-          - Exactly one of O(metrics.below), O(metrics.at_most), O(metrics.above) and O(metrics.at_least) is needed.
+          - Exactly one of O(metrics[].below), O(metrics[].at_most), O(metrics[].above) and O(metrics[].at_least) is needed.
         type: float
       at_most:
         description:

@@ -17,10 +17,10 @@ import pytest
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 
 LONG_RUN = """
-import sys, time
+import os, sys
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 context = Context()
-context.on_interrupt(lambda: print("put back", flush=True))
+context.on_interrupt(lambda: os.write(1, b"put back\\n"))
 with context:
     print("ready", flush=True)
     slept_through = not context.sleep(30)
