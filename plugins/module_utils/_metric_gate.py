@@ -185,6 +185,7 @@ def empty_result() -> dict[str, Any]:
         "detection": [],
         "detection_time_s": None,
         "shift": None,
+        "drift": None,
         "aborted": None,
         "started": None,
         "seconds": 0.0,
@@ -252,6 +253,39 @@ class LeaseKeeper:
         return True
 
 
+class RouteWatch:
+    """Looks at the held weight from a thread of its own, so that somebody else's edit is seen within an interval."""
+
+    def __init__(self, route: dict[str, Any], interval: float) -> None:
+        self._route = {**route, "confirm": {**route["confirm"], "method": "none"}}
+        self._interval = interval
+        self._stop = threading.Event()
+        self.foreign: RolloutError | None = None
+
+    def start(self, weight: int) -> None:
+        """Begin to watch; ``weight`` is what the canary has and must keep."""
+        self._route.update(weight=weight, expected_weight=weight)
+        threading.Thread(target=self._run, name="route", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        kube: _kube.Kube | None = None
+        while not self._stop.wait(self._interval):
+            try:
+                kube = kube or _kube.connect(self._route)
+                # Check mode only reads: an equal weight is one GET, another one is drift.
+                _canary_weight.Shift(self._route, Context(check_mode=True), kube).run()
+            except _kube.KubeError:
+                # An API server that does not answer says nothing about the weight; the hold goes on.
+                continue
+            except RolloutError as error:
+                if not self._stop.is_set():
+                    self.foreign = error
+                return
+
+
 class Hold:
     """One run of the gate."""
 
@@ -267,6 +301,7 @@ class Hold:
         self.watches = [Watch(metric) for metric in plan.metrics]
         self.gate: _gate.Gate | None = None
         self.keeper: LeaseKeeper | None = None
+        self.route_watch: RouteWatch | None = None
         self.result = empty_result()
         self.result["warnings"] = list(plan.warnings)
         self.result["detection"] = detection(plan)
@@ -294,6 +329,8 @@ class Hold:
                 handle.remove()
             if self.keeper is not None:
                 self.keeper.stop()
+            if self.route_watch is not None:
+                self.route_watch.stop()
             self.provider.close()
 
     def _check_queries(self) -> dict[str, Any]:
@@ -369,6 +406,7 @@ class Hold:
             self.result["shift"] = _canary_weight.run(route, self.context)
         except RolloutError as error:
             self.result["shift"] = error.result
+            self.result["drift"] = error.result.get("drift")
             if error.result.get("changed") and not isinstance(error, _canary_weight.Drift):
                 return self._interrupted() or _gate.Verdict(_gate.ERROR, error.message)
             # Nothing was moved, or somebody else has moved it meanwhile: not for the gate to change.
@@ -380,6 +418,8 @@ class Hold:
             f"{self.label}: weight {before['canary']} -> {after['canary']}, "
             f"confirmed by {confirmed['proxies']} gateways in {confirmed['seconds']:.2f} s"
         )
+        self.route_watch = RouteWatch(self.params["abort_route"], self.plan.interval)
+        self.route_watch.start(after["canary"])
         return None
 
     def _announce(self) -> None:
@@ -397,6 +437,9 @@ class Hold:
             return self._cancelled()
         if self.keeper is not None and self.keeper.lost is not None:
             return _gate.Verdict(_gate.ERROR, self.keeper.lost)
+        if self.route_watch is not None and self.route_watch.foreign is not None:
+            self.result["drift"] = self.route_watch.foreign.result.get("drift")
+            return _gate.Verdict(_gate.ERROR, self.route_watch.foreign.message)
         return None
 
     def _cancelled(self) -> _gate.Verdict:
@@ -527,6 +570,9 @@ class Hold:
     def _finish(self, verdict: _gate.Verdict) -> dict[str, Any]:
         decided = self.clock.monotonic()
         stays = verdict.kind == _gate.PASS or (verdict.kind == _gate.CANCELLED and self.params["on_interrupt"] == "hold")
+        stays = stays or self.result["drift"] is not None
+        if self.route_watch is not None:
+            self.route_watch.stop()
         if self.params["abort_route"] and not stays:
             self._back()
         self.result.update(verdict=verdict.kind, reason=verdict.reason, seconds=self._elapsed())
@@ -560,6 +606,8 @@ class Hold:
         aborted = self.result["aborted"]
         if aborted is None:
             kept = "Traffic was left as it is"
+            if self.result["drift"] is not None:
+                return f"{kept}: it is somebody else's edit."
             if self.params["abort_route"]:
                 return f"{kept}, as on_interrupt says. Next: playbooks/resume.yml or playbooks/rollback.yml."
             return f"{kept}: no abort_route was given. Next: playbooks/rollback.yml puts it back."

@@ -346,6 +346,7 @@ options:
   shift:
     description:
       - A weight change that this task makes and confirms before the hold begins, on the route that O(abort_route) names.
+      - The weight is then looked at as often as the metrics. Somebody else's edit ends the hold with V(error) and is left alone.
       - One task for both leaves no moment in which the canary has traffic and nobody would take it back.
       - When the change is refused (drift, no ready pod) nothing is moved, and O(abort_route) is not taken either. The same holds when
         somebody else changes the weights before the gateways have them.
@@ -627,6 +628,11 @@ shift:
     resource_version: "4711"
     confirmed: {"method": "envoy", "seconds": 0.112, "proxies": 2}
     drift: null
+drift:
+  description: What somebody else changed on the route before or during the hold. Such an edit ends the hold and is left alone.
+  returned: always
+  type: dict
+  sample: {"field": "weight of the canary", "expected": 10, "seen": 25, "manager": "kubectl-edit", "time": "2026-11-24T10:58:46Z"}
 aborted:
   description: How traffic was put back. Null when it was not tried.
   returned: always

@@ -129,6 +129,17 @@ def test_shift_that_cannot_be_confirmed_goes_back(mesh: Mesh) -> None:
     assert mesh.weights() == [100, 0]
 
 
+def test_edit_by_somebody_else_during_the_hold_ends_it_and_is_left_alone(mesh: Mesh) -> None:
+    weights = [{"op": "replace", "path": f"/spec/http/0/route/{place}/weight", "value": value} for place, value in enumerate((75, 25))]
+    edit = threading.Timer(2.0, mesh.edit, [weights])
+    edit.start()
+    result = gate(duration=60, abort_route=route(mesh), shift={"weight": 10})
+    edit.join()
+    assert result["verdict"] == "error" and "'kubectl-edit'" in result["msg"]
+    assert result["drift"]["seen"] == 25 and result["aborted"] is None
+    assert mesh.weights() == [75, 25]
+
+
 def test_nothing_is_shifted_for_a_query_that_can_never_be_answered(mesh: Mesh) -> None:
     version = mesh.virtual_service["metadata"]["resourceVersion"]
     result = gate(metrics=[{**CALM, "query": "sum(rate(x[1m])"}], abort_route=route(mesh), shift={"weight": 10})
