@@ -308,7 +308,8 @@ class Keeper:
         if name not in record["order"]:
             record["order"].append(name)
         if self.params.get("weight") is not None:
-            record["weights"].append({"time": _now(), "weight": self.params["weight"], "step": name})
+            # The weight holds from the step's beginning: it is written first, and noted once the step has proven it.
+            record["weights"].append({"time": entry["started"], "weight": self.params["weight"], "step": name})
         changed = json.dumps(record, sort_keys=True) != before
         self._save(document, record)
         return self._answer(record, lease, changed=changed)

@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT / "playbooks" / "collections"))
 
 from ansible_collections.signal.rollout.plugins.module_utils import _canary_weight, _kube  # noqa: E402
 
-ERRORS = re.compile(r'^signal_requests_total\{[^}]*code="5\d\d"[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
+ERRORS = re.compile(r'^signal_requests_total\{.*code="5\d\d".*\} ([0-9.e+]+)$', re.MULTILINE)
 
 
 def labctl(*arguments: str) -> None:
@@ -97,7 +97,9 @@ def trial(ratio: float, rate: int) -> dict[str, object]:
     labctl("traffic", "stop")
     totals = json.loads((LAB / "traffic.json").read_text(encoding="utf-8"))["totals"]
     labctl("heal")
-    return {"seconds": back - (watcher.seen or back), "code": code, "sent": totals["sent"], "causes": totals["causes"]}
+    if watcher.seen is None:
+        sys.exit("green never counted an error: nothing was measured")
+    return {"seconds": back - watcher.seen, "code": code, "sent": totals["sent"], "causes": totals["causes"]}
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ def test_release_loses_no_request_and_a_second_run_changes_nothing(stage: Stage)
     sent = Counter(message["name"] for message in stage.messages() if message["channel"] == "http")
     mails = [message for message in stage.messages() if message["channel"] == "smtp"]
     assert sent == {"platform-status": len(mails)} and len(mails) >= 3
+    # What was sent is in the record, so that no later run says it again.
+    assert len(record["messages"]) == len(mails)
 
     second = stage.play("deploy_v2")
     assert second.code == 0 and second.changed == 0, second.output[-4000:]
