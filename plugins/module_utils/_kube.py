@@ -84,8 +84,6 @@ class Kube:
     def __init__(self, configuration: Any) -> None:
         self._configuration = configuration
         self._connection: http.client.HTTPConnection | None = None
-        self.calls = 0
-        self.writes = 0
 
     @property
     def server(self) -> str:
@@ -163,7 +161,6 @@ class Kube:
 
     def _write(self, method: str, path: str, body: Any, content_type: str, manager: str) -> dict[str, Any]:
         target = f"{path}?{urlencode({'fieldManager': manager, 'fieldValidation': 'Strict'})}" if manager else path
-        self.writes += 1
         return self._call(method, target, body, content_type, time.monotonic() + CALL_TIMEOUT, False)
 
     def _call(self, method: str, target: str, body: Any, content_type: str, deadline: float, text: bool) -> Any:
@@ -173,7 +170,6 @@ class Kube:
             payload = json.dumps(body).encode()
             headers["Content-Type"] = content_type
         fresh = self._connection is None
-        self.calls += 1
         try:
             response, data = self._exchange(method, target, payload, headers, deadline)
         except (OSError, http.client.HTTPException) as error:

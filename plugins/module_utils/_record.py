@@ -14,7 +14,6 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -134,17 +133,10 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
 class Keeper:
     """Reads and writes one service's Lease and record."""
 
-    def __init__(
-        self,
-        params: dict[str, Any],
-        context: Context,
-        kube: _kube.Kube,
-        sleep: Callable[[float], bool] | None = None,
-    ) -> None:
+    def __init__(self, params: dict[str, Any], context: Context, kube: _kube.Kube) -> None:
         self.params = params
         self.context = context
         self.kube = kube
-        self.sleep = sleep or context.sleep
         self.namespace: str = params["namespace"]
         self.service: str = params["service"]
         self.lease_path = _kube.path_of("coordination.k8s.io", "v1", "leases", self.namespace, lease_name(self.service))
@@ -177,22 +169,21 @@ class Keeper:
         return self._answer(self._read_record()[1], self._lease(), changed=False)
 
     def _begin(self) -> dict[str, Any]:
-        lease, taken = self._acquire()
+        lease, _taken = self._acquire()
         document, record = self._read_record()
         digest = plan_hash(self.params["plan"])
         same = record.get("plan_hash") == digest and record.get("version") == self.params["version"]
         already = same and record.get("outcome") in ("complete", "cleaned_up")
         if already:
             return self._answer(record, lease, changed=False, already=True)
+        previous = None
         if same and record.get("outcome") in (None, "held"):
             record.update(holder=lease.holder, token=lease.token, outcome=None)
             record.setdefault("resumed", []).append({"time": _now(), "holder": lease.holder})
         else:
-            old = json.dumps(record) if record else None
+            previous = json.dumps(record) if record else None
             record = self._new_record(digest, lease)
-            document = self._save(document, record, previous=old)
-            return self._answer(record, lease, changed=True)
-        self._save(document, record)
+        self._save(document, record, previous)
         return self._answer(record, lease, changed=True)
 
     def _new_record(self, digest: str, lease: Lease) -> dict[str, Any]:
@@ -243,7 +234,7 @@ class Keeper:
         self.context.progress(f"Watching the lease of '{lease.holder}' for {duration} s before taking over")
         deadline = time.monotonic() + duration
         while time.monotonic() < deadline:
-            if self.sleep(min(1.0, max(0.0, deadline - time.monotonic()))):
+            if self.context.sleep(min(1.0, max(0.0, deadline - time.monotonic()))):
                 raise LostLock("Interrupted while waiting for the old lease to expire. Nothing was written.")
             current = self._lease()
             if current.resource_version != lease.resource_version:
