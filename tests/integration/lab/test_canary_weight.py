@@ -20,7 +20,7 @@ import yaml
 from ansible_collections.signal.rollout.plugins.module_utils import _canary_weight, _kube, _weights
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
-from .conftest import GATEWAY, Mesh
+from .conftest import GATEWAY, LAB, Mesh, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 WEIGHT_OF_V2 = "/spec/http/0/route/1/weight"
@@ -143,14 +143,10 @@ def test_subset_without_a_ready_pod_gets_no_traffic(mesh: Mesh) -> None:
 
 
 def _until_gone(mesh: Mesh, pods: str) -> None:
-    from .conftest import wait_until
-
     wait_until("v2 has no pod", lambda: not mesh.kube.list(pods, {"labelSelector": "version=v2"}))
 
 
 def _until_ready(mesh: Mesh, pods: str) -> None:
-    from .conftest import wait_until
-
     ready = {"labelSelector": "version=v2"}
     wait_until("v2 is back", lambda: any(_weights.pod_is_ready(pod) for pod in mesh.kube.list(pods, ready)))
 
@@ -208,8 +204,6 @@ def test_of_two_deployers_at_once_one_wins_and_the_other_is_told(mesh: Mesh) -> 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_shift_that_is_killed_before_it_is_confirmed_goes_back(mesh: Mesh, name: str, tmp_path: Path) -> None:
-    from .conftest import LAB, wait_until
-
     # Nothing listens on that port, so the confirmation never comes and the signal finds the task waiting for it.
     confirm = {"admin_port": 1, "timeout": 30}
     route = {"name": "echo", "stable": "v1", "canary": "v2", "weight": 10, "on_interrupt": "back", "confirm": confirm}
