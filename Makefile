@@ -11,12 +11,12 @@ PART ?=
 VALUE ?=
 
 .PHONY: help deploy test venv lab lab-down lab-status lab-logs lab-reset lab-break lab-heal \
-	test-unit test-lab lint sanity build lock clean
+	test-unit test-lab bench-traffic lint sanity build lock clean
 
 help: ## this list
 	@echo 'signal.rollout: take a service from v1 to v2, proving every step'
 	@echo
-	@awk 'BEGIN { FS = ":.*## " } /^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^## / { printf "\n%s\n", substr($$0, 4) } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ## The two commands
 deploy: ## everything from a bare machine to a finished release in the lab, under traffic, with a summary
@@ -57,6 +57,9 @@ test-unit: ## unit tests only (seconds, no lab)
 
 test-lab: ## the tests that need the lab: contract, integration, e2e, molecule, lab
 	@$(PYTHON) tests/run.py contract integration e2e molecule lab
+
+bench-traffic: venv ## what traffic under a release is worth, measured on the lab, as Markdown: ARGS='--only breach --minutes 10'
+	@.venv/bin/python tests/bench/traffic $(ARGS)
 
 lint: ## ruff, yamllint, shellcheck and ansible-lint (profile production)
 	@$(PYTHON) tests/run.py lint

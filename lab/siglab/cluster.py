@@ -97,6 +97,7 @@ class Cluster:
                 self.api.list("VirtualService", NAMESPACE)
                 self.api.list("DestinationRule", NAMESPACE)
                 self.api.list("HTTPRoute", NAMESPACE)
+                self.api.request("GET", f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/gateways")
                 return True
             except ApiError as error:
                 # 429: "storage is (re)initializing", which a new resource type says for a moment.
@@ -253,11 +254,15 @@ class Cluster:
             return not others and all(_pod_health(pod) for pod in pods)
 
         processes.wait_until(settled, timeout, "pods of v1 healthy, and no others", 0.2)
-        processes.wait_until(self.gateway_serves_baseline, timeout, f"v1 at {settings.GATEWAY_URL} (Host: {settings.HOST_HEADER})")
+        processes.wait_until(self.gateway_serves_baseline, timeout, f"v1 at {settings.GATEWAY_URL} (Host: {settings.HOST_HEADER}, {settings.GATEWAY_API_HOST})")
 
     def gateway_serves_baseline(self) -> bool:
-        status, headers, _ = http_get(settings.GATEWAY_URL + "/health", {"Host": settings.HOST_HEADER})
-        return status == 200 and headers.get("x-signal-version") == settings.BASELINE_VERSION
+        """Whether v1 answers by the VirtualService and by the HTTPRoute."""
+        for host in (settings.HOST_HEADER, settings.GATEWAY_API_HOST):
+            status, headers, _ = http_get(settings.GATEWAY_URL + "/health", {"Host": host})
+            if status != 200 or headers.get("x-signal-version") != settings.BASELINE_VERSION:
+                return False
+        return True
 
     # What is not Kubernetes
 

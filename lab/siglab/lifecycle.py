@@ -180,6 +180,7 @@ class Lab:
             cluster.apply_manifests("20-rights.yaml", "30-dns.yaml", "40-data.yaml", "60-gateway.yaml")
             cluster.create_account_kubeconfigs()
             crds.join()
+            cluster.apply_manifests("65-gateway-api.yaml")
         node.start("istiod")
 
         def data() -> None:

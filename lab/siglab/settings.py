@@ -35,6 +35,8 @@ GATEWAY_URL = "http://10.79.0.60:80"
 SERVICE_URL = "http://10.79.0.70:80"
 GREEN_URL = "http://10.79.0.71:80"
 HOST_HEADER = "signal-service.lab"
+# The same service by the HTTPRoute instead of the VirtualService.
+GATEWAY_API_HOST = "signal-service-gwapi.lab"
 
 BASE_IMAGE = "localhost/signal-lab:1"
 SERVICE_IMAGE = "localhost/signal-service"

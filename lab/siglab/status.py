@@ -103,8 +103,14 @@ def open_breaks(cluster: Cluster) -> list[str]:
 def _show_release(cluster: Cluster) -> None:
     found = cluster.api.get("VirtualService", NAMESPACE, "signal-service")
     for http in (found or {}).get("spec", {}).get("http", []):
-        weights = ", ".join(f"{route['destination'].get('subset')} {route.get('weight', 0)}" for route in http.get("route", []))
+        routes = http.get("route", [])
+        # A destination alone gets everything, with or without a weight.
+        weights = ", ".join(f"{route['destination'].get('subset')} {route.get('weight', 100 if len(routes) == 1 else 0)}" for route in routes)
         print(f"weights of route {http.get('name', '?')}: {weights}")
+    found = cluster.api.get("HTTPRoute", NAMESPACE, "signal-service")
+    for rule in (found or {}).get("spec", {}).get("rules", []):
+        weights = ", ".join(f"{backend['name']} {backend.get('weight', 1)}" for backend in rule.get("backendRefs", []))
+        print(f"weights of HTTPRoute rule {rule.get('name', '?')}: {weights}")
 
 
 def _processes_by_pod() -> dict[str, list[int]]:

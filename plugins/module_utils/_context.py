@@ -11,6 +11,7 @@ has to know through which door it was called.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,7 +20,11 @@ import time
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# One that nobody else sends. By getppid() a death cannot be told from a TERM: it still names a parent whose threads are ending.
+_PARENT_DEATH = signal.SIGUSR2
+# What is told instead of a signal's name when only the end of the parent was seen: it was KILL, or HUP, which it does not pass on.
+DEATH = "the death of ansible-playbook"
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, _PARENT_DEATH)
 
 
 class InterruptHandle:
@@ -51,7 +56,11 @@ class Context:
         self.diff = diff
         self.progress: Callable[[str], None] = progress or (lambda text: None)
         self.cancelled = threading.Event()
+        # Which signal it was, or DEATH.
         self.signal_name: str | None = None
+        # Who forked this worker, noted by itself before the fork: getppid() alone would take for the parent whoever has adopted an orphan.
+        forked_by = multiprocessing.parent_process()
+        self._parent = os.getppid() if forked_by is None else forked_by.pid
         self._callbacks: list[InterruptHandle] = []
         self._previous: dict[int, object] = {}
 
@@ -103,23 +112,22 @@ class Context:
         for number, previous in self._previous.items():
             signal.signal(number, previous)  # type: ignore[arg-type]
         if self._previous:
-            _set_parent_death_signal(0)
+            set_parent_death_signal(0)
         self._previous = {}
 
     def _handle(self, number: int, frame: object) -> None:
         # ansible-playbook forwards INT and then TERM twice: repeats must not abort a running clean-up.
-        self.interrupt(signal.Signals(number).name)
+        self.interrupt(DEATH if number == _PARENT_DEATH else signal.Signals(number).name)
 
     def _watch_parent(self) -> None:
-        parent = os.getppid()
-        if not _set_parent_death_signal(signal.SIGTERM):
+        if not set_parent_death_signal(_PARENT_DEATH):
             return
-        # The parent may have died between getppid() and prctl(): then no signal will ever come.
-        if os.getppid() != parent:
-            self.interrupt("SIGTERM")
+        # The parent may have died before prctl(): then no signal will ever come.
+        if os.getppid() != self._parent:
+            self.interrupt(DEATH)
 
 
-def _set_parent_death_signal(number: int) -> bool:
+def set_parent_death_signal(number: int) -> bool:
     """Ask the Linux kernel for ``number`` when the parent dies; False where that does not exist."""
     if not sys.platform.startswith("linux"):
         return False

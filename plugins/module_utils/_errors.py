@@ -21,6 +21,11 @@ class RolloutError(Exception):
         self.message = message
         self.result = result
 
+    def reword(self, message: str) -> None:
+        """Give the error that is on its way another message."""
+        self.message = message
+        self.args = (message,)
+
 
 class MissingLibrary(RolloutError):
     """A Python library that this engine needs is not installed where it runs."""

@@ -18,6 +18,8 @@ import os
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -51,7 +53,7 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 PAGE_SIZE = 500
 CALL_TIMEOUT = 10.0
-_READ_TRIES = 4
+READ_TRIES = 4
 _TRANSIENT = (429, 500, 502, 503, 504)
 _MAX_RETRY_AFTER = 5.0
 
@@ -60,7 +62,8 @@ class KubeError(RolloutError):
     """The API server refused a call, or could not be reached.
 
     ``status`` is the HTTP status, or 0 when no answer arrived. ``reason`` and ``causes`` are the server's own.
-    ``outcome_unknown`` is true for a write whose answer was lost: it may have been applied.
+    ``outcome_unknown`` is true for a write whose answer was lost, or that failed inside the server: it may have been applied.
+    ``retry_after`` is what the server asked for, in seconds.
     """
 
     def __init__(
@@ -70,20 +73,38 @@ class KubeError(RolloutError):
         reason: str = "",
         causes: list[dict[str, str]] | None = None,
         outcome_unknown: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.causes = causes or []
         self.outcome_unknown = outcome_unknown
+        self.retry_after = retry_after
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same call may succeed a little later."""
+        return self.status == 0 or self.status in _TRANSIENT
+
+    @property
+    def lost_race(self) -> bool:
+        """Whether a precondition did not hold: a stale version answers 409, a failed ``test`` of a JSON Patch a mute 422."""
+        return self.status == 409 or (self.status == 422 and not self.causes)
+
+    def pause(self, otherwise: float) -> float:
+        """Seconds to wait before the next try: what the server asked for, else ``otherwise``, and never more than the cap."""
+        return min(otherwise if self.retry_after is None else self.retry_after, _MAX_RETRY_AFTER)
 
 
 class Kube:
     """A keep-alive connection to one API server, for one thread. :meth:`clone` gives another thread its own."""
 
-    def __init__(self, configuration: Any) -> None:
+    def __init__(self, configuration: Any, tls: ssl.SSLContext | None = None) -> None:
         self._configuration = configuration
+        self._tls = tls
         self._connection: http.client.HTTPConnection | None = None
+        self._from_cache = False
 
     @property
     def server(self) -> str:
@@ -91,7 +112,7 @@ class Kube:
         return str(self._configuration.host)
 
     def clone(self) -> Kube:
-        return Kube(self._configuration)
+        return Kube(self._configuration, self._tls)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -102,9 +123,11 @@ class Kube:
         """Return the object at ``path``; transient failures are tried again within ``timeout`` seconds."""
         return self._read(path, params, timeout)
 
-    def get_text(self, path: str, params: dict[str, Any] | None = None, timeout: float = CALL_TIMEOUT) -> str:
-        """Return what ``path`` answers as text, for logs and proxied pages."""
-        return self._read(path, params, timeout, text=True)
+    def get_text(
+        self, path: str, params: dict[str, Any] | None = None, timeout: float = CALL_TIMEOUT, tries: int = READ_TRIES
+    ) -> str:
+        """Return what ``path`` answers as text, for logs and proxied pages. Transient failures are tried ``tries`` times in all."""
+        return self._read(path, params, timeout, text=True, tries=tries)
 
     def find(self, path: str) -> dict[str, Any] | None:
         """Return the object at ``path``, or None when it does not exist."""
@@ -119,8 +142,24 @@ class Kube:
         """Return all items of a collection, page by page."""
         return list(self._pages(path, dict(params or {})))
 
+    @contextmanager
+    def lists_from_cache(self) -> Iterator[None]:
+        """Within it, lists are answered at once, as the API server's cache has them.
+
+        A list is a consistent read otherwise. Since Kubernetes 1.31 that waits, right after any write to the cluster, until the
+        cache of that resource has caught up: 50 to 100 ms, which a moment's lag is not worth where the world may change meanwhile
+        anyway. The cache may lag, so that nothing may be refused by it alone.
+        """
+        self._from_cache = True
+        try:
+            yield
+        finally:
+            self._from_cache = False
+
     def _pages(self, path: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         params.setdefault("limit", PAGE_SIZE)
+        if self._from_cache:
+            params["resourceVersion"] = "0"
         while True:
             page = self.get(path, params)
             yield from page.get("items") or []
@@ -128,6 +167,8 @@ class Kube:
             if not token:
                 return
             params["continue"] = token
+            # The token carries the version; stating one beside it is an error.
+            params.pop("resourceVersion", None)
 
     def patch(self, path: str, body: Any, content_type: str = JSON_PATCH, manager: str = FIELD_MANAGER) -> dict[str, Any]:
         """Send a JSON Patch (list of operations), or a merge patch with ``content_type=MERGE_PATCH``."""
@@ -145,16 +186,15 @@ class Kube:
         preconditions = {key: value for key, value in wanted.items() if value}
         return self._write("DELETE", path, {"preconditions": preconditions}, "application/json", "")
 
-    def _read(self, path: str, params: dict[str, Any] | None, timeout: float, text: bool = False) -> Any:
+    def _read(self, path: str, params: dict[str, Any] | None, timeout: float, text: bool = False, tries: int = READ_TRIES) -> Any:
         target = f"{path}?{urlencode(params)}" if params else path
         deadline = time.monotonic() + timeout
-        for attempt in range(1, _READ_TRIES + 1):
+        for attempt in range(1, tries + 1):
             try:
                 return self._call("GET", target, None, "", deadline, text)
             except KubeError as error:
-                transient = error.status == 0 or error.status in _TRANSIENT
-                pause = min(getattr(error, "retry_after", 0.1 * 2**attempt), _MAX_RETRY_AFTER)
-                if not transient or attempt == _READ_TRIES or time.monotonic() + pause >= deadline:
+                pause = error.pause(0.1 * 2**attempt)
+                if not error.transient or attempt == tries or time.monotonic() + pause >= deadline:
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
@@ -207,11 +247,51 @@ class Kube:
         proxy = urlsplit(self._configuration.proxy or "")
         if proxy.hostname:
             connection = http.client.HTTPSConnection(
-                proxy.hostname, proxy.port or 3128, timeout=timeout, context=_tls(self._configuration)
+                proxy.hostname, proxy.port or 3128, timeout=timeout, context=self._tls_context()
             )
             connection.set_tunnel(host, port)
             return connection
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=_tls(self._configuration))
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls_context())
+
+    def _tls_context(self) -> ssl.SSLContext:
+        # Kept: the files of certificates and keys may be gone when a connection is lost and opened again.
+        if self._tls is None:
+            self._tls = _tls(self._configuration)
+        return self._tls
+
+    def websocket(self, target: str, subprotocols: list[str], timeout: float) -> Any:
+        """Open a WebSocket to ``target`` with this connection's server, TLS, proxy and credentials.
+
+        Returns the connection of the library websocket-client. Raises :class:`KubeError`, with the status of a refused handshake.
+        """
+        # Only exec needs it, and it costs 40 ms.
+        try:
+            import websocket
+        except ImportError:
+            websocket = None
+        require("websocket-client", websocket)
+        url = urlsplit(self.server)
+        secure = url.scheme == "https"
+        proxy = urlsplit(self._configuration.proxy or "")
+        try:
+            return websocket.create_connection(
+                f"{'wss' if secure else 'ws'}://{url.netloc}{target}",
+                timeout=timeout,
+                header=[f"{name}: {value}" for name, value in self._headers().items()],
+                subprotocols=subprotocols,
+                sslopt={"context": self._tls_context()} if secure else {},
+                http_proxy_host=proxy.hostname,
+                http_proxy_port=proxy.port or 3128,
+                proxy_type="http" if proxy.hostname else None,
+                # The environment names no proxy for the other calls either.
+                http_no_proxy=None if proxy.hostname else ["*"],
+                redirect_limit=0,
+                suppress_origin=True,
+            )
+        except websocket.WebSocketBadStatusException as error:
+            raise _bad_status("GET", target, error.status_code, error.status_message or "", error.resp_body or b"") from None
+        except (OSError, websocket.WebSocketException) as error:
+            raise self._unreachable("GET", target, error) from None
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": FIELD_MANAGER}
@@ -230,29 +310,42 @@ class Kube:
         return KubeError(
             f"No answer from the Kubernetes API at {self.server} to {method} {target.split('?')[0]}: "
             f"{one_line(error) or type(error).__name__}. Next: check that the address is right and the server is up.",
-            outcome_unknown=method != "GET",
+            # A connection that was refused carried nothing; any other failure may have come after the request.
+            outcome_unknown=method != "GET" and not isinstance(error, ConnectionRefusedError),
         )
 
 
 def _refused(method: str, target: str, response: http.client.HTTPResponse, data: bytes) -> KubeError:
+    return _bad_status(method, target, response.status, response.reason, data, response.headers.get("Retry-After", ""))
+
+
+def _bad_status(method: str, target: str, code: int, phrase: str, data: bytes, retry_after: str = "") -> KubeError:
     try:
         status = json.loads(data)
         if not isinstance(status, dict):
             status = {}
     except ValueError:
         status = {}
-    message = status.get("message") or data.decode(errors="backslashreplace") or response.reason
+    message = status.get("message") or data.decode(errors="backslashreplace") or phrase
     details = status.get("details") or {}
-    error = KubeError(
-        f"The Kubernetes API answered {response.status} to {method} {target.split('?')[0]}: {one_line(message)}",
-        status=response.status,
+    return KubeError(
+        f"The Kubernetes API answered {code} to {method} {target.split('?')[0]}: {one_line(message)}",
+        status=code,
         reason=str(status.get("reason") or ""),
         causes=list(details.get("causes") or []),
+        outcome_unknown=method != "GET" and code >= 500,
+        retry_after=_retry_after(retry_after),
     )
-    retry_after = response.headers.get("Retry-After", "")
-    if retry_after.isdigit():
-        error.retry_after = float(retry_after)  # type: ignore[attr-defined]
-    return error
+
+
+def _retry_after(text: str) -> float | None:
+    """Return the header's seconds; a date, which RFC 9110 allows too, is turned into seconds from now."""
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
 
 
 def _tls(configuration: Any) -> ssl.SSLContext:

@@ -28,7 +28,7 @@ _NOTES_WIDTH = 160
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the table's rows: those of the document first, then the record's other steps in their order."""
+    """Return the table's rows: those of the document first, then the record's other steps in their order, then what happened."""
     steps = dict(record.get("steps") or {})
     if record.get("started"):
         steps["start"] = {"status": "done", "started": record["started"], "notes": _plan_note(record)}
@@ -40,18 +40,19 @@ def rows(record: dict[str, Any]) -> list[dict[str, str]]:
             "notes": f"outcome: {record.get('outcome')}" + (f"; {record['notes']}" if record.get("notes") else ""),
         }
     known = [name for name, words in ACTIONS]
-    listed = list(ACTIONS) + [(name, _title(name)) for name in record.get("order") or [] if name not in known]
-    return [_row(steps.get(name) or {}, words) for name, words in listed]
+    listed = list(ACTIONS) + [(name, title(name)) for name in record.get("order") or [] if name not in known]
+    return [_row(steps.get(name) or {}, words) for name, words in listed] + [_event_row(entry) for entry in record.get("events") or []]
 
 
 def _plan_note(record: dict[str, Any]) -> str:
     return f"{record.get('version')}, plan {str(record.get('plan_hash') or '')[:12]}, by {record.get('holder')}"
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """Return a step's name in the words of the document, where it has some."""
     if name.startswith("canary_") and name[7:].isdigit():
         return f"Route {name[7:]}% traffic"
-    return _TITLES.get(name, name.replace("_", " ").capitalize())
+    return dict(ACTIONS).get(name) or _TITLES.get(name, name.replace("_", " ").capitalize())
 
 
 def _row(step: dict[str, Any], words: str) -> dict[str, str]:
@@ -62,6 +63,17 @@ def _row(step: dict[str, Any], words: str) -> dict[str, str]:
         "action": words,
         "status": str(step.get("status") or ""),
         "notes": one_line(step.get("notes") or "", _NOTES_WIDTH),
+    }
+
+
+def _event_row(entry: dict[str, Any]) -> dict[str, str]:
+    before, after = entry.get("before"), entry.get("after")
+    known = before is not None and after is not None
+    return {
+        "time": str(entry.get("time") or "")[:19].replace("T", " "),
+        "action": f"({entry.get('kind')}{' by ' + entry['signal'] if entry.get('signal') else ''})",
+        "status": "" if not known else f"{before} -> {after} %" if before != after else f"stays {after} %",
+        "notes": one_line(f"{entry.get('by')}: {entry.get('words')}", _NOTES_WIDTH),
     }
 
 
@@ -86,4 +98,4 @@ def next_command(record: dict[str, Any]) -> str:
         return "nothing to do"
     if outcome in ("rolled_back", "failed"):
         return "fix the cause, then ansible-playbook playbooks/deploy_v2.yml"
-    return "ansible-playbook playbooks/deploy_v2.yml (goes on), or ansible-playbook playbooks/rollback.yml"
+    return "ansible-playbook playbooks/resume.yml (goes on), or ansible-playbook playbooks/rollback.yml"

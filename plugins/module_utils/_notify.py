@@ -44,7 +44,7 @@ SUPPORTS_CHECK_MODE = True
 
 MAX_TITLE = 200
 MAX_EVENT = 200
-_WORKERS = 16
+WORKERS = 16
 _GRACE = 0.25  # seconds
 _EVENT_HEADER = "X-Rollout-Event"
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]{0,30})://")
@@ -217,7 +217,7 @@ def _deliver(
     """Send to all at once; return when all have answered, at the deadline, or when the run is cancelled."""
     waiting = list(deliveries)
     lock = threading.Lock()
-    rounds = 1 + (len(deliveries) - 1) // _WORKERS
+    rounds = 1 + (len(deliveries) - 1) // WORKERS
     # The libraries keep the timeout themselves; the grace lets them say what happened.
     deadline = time.monotonic() + rounds * (params["timeout"] + _GRACE)
 
@@ -230,7 +230,7 @@ def _deliver(
             delivery.send(title, body, params, asset, log)
 
     # Daemon threads: a service that hangs must not keep the task from ending.
-    for number in range(min(_WORKERS, len(deliveries))):
+    for number in range(min(WORKERS, len(deliveries))):
         threading.Thread(target=work, name=f"notify-{number}", daemon=True).start()
     for delivery in deliveries:
         while not delivery.done.is_set() and time.monotonic() < deadline and not context.cancelled.is_set():
@@ -240,7 +240,8 @@ def _deliver(
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-def _check_options(params: Mapping[str, Any]) -> None:
+def option_problems(params: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the options, one sentence each; the addresses are looked at when they are used."""
     problems = []
     event = params["event"]
     if not event.strip() or len(event) > MAX_EVENT or not event.isprintable() or "#" in event:
@@ -251,8 +252,7 @@ def _check_options(params: Mapping[str, Any]) -> None:
         problems.append(f"timeout is {params['timeout']:g}, expected 0.1 to 300 seconds")
     if not 100 <= params["max_length"] <= 100_000:
         problems.append(f"max_length is {params['max_length']}, expected 100 to 100000 characters")
-    if problems:
-        raise RolloutError(f"notify cannot use its options: {'; '.join(problems)}")
+    return problems
 
 
 def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -275,7 +275,9 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
     }
     try:
         require("apprise", apprise)
-        _check_options(params)
+        problems = option_problems(params)
+        if problems:
+            raise RolloutError(f"notify cannot use its options: {'; '.join(problems)}")
         asset = _asset()
     except RolloutError as error:
         raise RolloutError(error.message, **result) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.signal.rollout.plugins.module_utils._errors import (
@@ -98,6 +98,27 @@ def secret_problems(name: str, secret: str | None) -> list[str]:
     return []
 
 
+def libpq_environment(params: Mapping[str, Any], application: str, options: str) -> dict[str, str]:
+    """Return the environment in which a child reaches the database of ``params``: ours, without any libpq setting of ours but a password file.
+
+    The password is in it, as PGPASSWORD: only this user and root can read it, and nothing of it stays behind. ``options`` as in PGOPTIONS.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG") or name == "PGPASSFILE"}
+    given = {
+        "PGHOST": params["login_host"],
+        "PGPORT": str(params["login_port"]),
+        "PGUSER": params["login_user"],
+        "PGDATABASE": params["login_db"],
+        "PGSSLMODE": params["ssl_mode"],
+        "PGSSLROOTCERT": params["ca_cert"],
+        "PGCONNECT_TIMEOUT": str(params["connect_timeout"]),
+        "PGPASSWORD": params["login_password"],
+        "PGOPTIONS": options,
+        "PGAPPNAME": application,
+    }
+    return kept | {name: value for name, value in given.items() if value}
+
+
 def address(params: Mapping[str, Any]) -> str:
     """Return how messages name this database, without any secret."""
     return f"PostgreSQL {params['login_host']}:{params['login_port']}/{params['login_db']} as {params['login_user']}"
@@ -106,7 +127,8 @@ def address(params: Mapping[str, Any]) -> str:
 class Session:
     """One connection whose statements are counted and whose errors are :class:`RolloutError`.
 
-    It is always inside a transaction, and never commits: whatever it wrote is gone after :meth:`close`.
+    It is always inside a transaction, and never commits: whatever it wrote is gone after :meth:`close`. Only one that
+    :func:`connect_committing` has opened commits, each statement by itself or those of one :meth:`transaction` together.
     """
 
     def __init__(self, connection: Any, name: str) -> None:
@@ -136,6 +158,28 @@ class Session:
         self._connection.rollback()
         self._connection.set_session(isolation_level="READ COMMITTED", readonly=read_only)
 
+    @property
+    def process(self) -> int:
+        """The server's process id of this session, as in pg_stat_activity."""
+        return int(self._connection.info.backend_pid)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what is run inside together, or none of it. Only for a committing session."""
+        self._connection.autocommit = False
+        try:
+            yield
+            self._connection.commit()
+        except psycopg2.Error as error:
+            self.rollback()
+            raise self.translated(error) from error
+        except BaseException:
+            self.rollback()
+            raise
+        finally:
+            with contextlib.suppress(psycopg2.Error):
+                self._connection.autocommit = True
+
     def rollback(self) -> None:
         """End the transaction; a lost connection has ended it already."""
         with contextlib.suppress(psycopg2.Error):
@@ -143,6 +187,23 @@ class Session:
 
     def close(self) -> None:
         self._connection.close()
+
+    def cancel(self) -> None:
+        """Ask the server to stop this session's statement; may be called from another thread."""
+        with contextlib.suppress(psycopg2.Error):
+            self._connection.cancel()
+
+    @property
+    def superuser_warning(self) -> list[str]:
+        """A warning for a session that no privilege holds back, as a list to add to others; the server told so by itself."""
+        if self._connection.info.parameter_status("is_superuser") != "on":
+            return []
+        return [f"{self.name} is a superuser: missing privileges go unnoticed, and a mistake has no limit. See docs/database_roles.md."]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has been lost or closed."""
+        return bool(self._connection.closed)
 
     def translated(self, error: Any) -> RolloutError:
         """Return ``error`` as a message that names the database and what to do."""
@@ -166,6 +227,25 @@ def connect(params: Mapping[str, Any], query_timeout: float, application: str = 
     statement_timeout is the caller's to set inside the transaction, since poolers refuse start-up options.
     Raises :class:`RolloutError` for bad options, an unreachable server or refused credentials.
     """
+    connection = _opened(params, query_timeout, application)
+    connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+    return Session(connection, address(params))
+
+
+def connect_committing(params: Mapping[str, Any], query_timeout: float, application: str = "signal.rollout") -> Session:
+    """Open a session whose statements commit by themselves, for what cannot run in a transaction (CREATE DATABASE).
+
+    Arguments and errors as for :func:`connect`. The server looks every second whether this client still lives while a statement
+    runs (PostgreSQL 14 and newer), so that nothing goes on for a client that was killed.
+    """
+    connection = _opened(params, query_timeout, application)
+    connection.autocommit = True
+    session = Session(connection, address(params))
+    session.rows("SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'")
+    return session
+
+
+def _opened(params: Mapping[str, Any], query_timeout: float, application: str) -> Any:
     require("psycopg2", psycopg2)
     problems = option_problems(params)
     if problems:
@@ -191,11 +271,9 @@ def connect(params: Mapping[str, Any], query_timeout: float, application: str = 
     if params["ca_cert"]:
         settings["sslrootcert"] = params["ca_cert"]
     try:
-        connection = psycopg2.connect(**settings)
+        return psycopg2.connect(**settings)
     except psycopg2.Error as error:
         raise RolloutError(connection_message(params, str(error))) from None
-    connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
-    return Session(connection, address(params))
 
 
 def connection_message(params: Mapping[str, Any], reason: str) -> str:

@@ -28,13 +28,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.signal.rollout.plugins.module_utils import (
-    _gate,
+    _canary_weight,
+    _capacity,
+    _gate_model,
+    _gate_plan,
+    _headroom,
+    _http,
     _kube,
     _manifests,
     _metric_gate,
     _postgresql,
     _prometheus,
-    _promql,
+    _route,
+    _sources,
     _weights,
     _workload,
 )
@@ -54,8 +60,12 @@ RIGHT_SPEC: dict[str, dict[str, Any]] = {
     "name": {"type": "str"},
 }
 
-VIRTUAL_SERVICE_SPEC: dict[str, dict[str, Any]] = {
-    name: _metric_gate.ARGUMENT_SPEC["abort_route"]["options"][name] for name in ("name", "route", "destination_host", "stable", "canary")
+TRAFFIC_ROUTE_SPEC: dict[str, dict[str, Any]] = {
+    **{
+        name: _canary_weight.ROUTE_SPEC[name]
+        for name in ("kind", "name", "route", "destination_host", "stable", "canary", "extra_destinations", "others")
+    },
+    "gateway_namespace": _canary_weight.ROUTE_SPEC["confirm"]["options"]["namespace"],
 }
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
@@ -66,9 +76,10 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "deployment": {"type": "str"},
     "stable_version": {"type": "str"},
     "version": {"type": "str"},
+    "full_pods": {"type": "int"},
     "manifests": {"type": "list", "elements": "raw"},
     "allowed_kinds": {"type": "list", "elements": "str", "default": ["ConfigMap", "Deployment", "Secret", "Service"]},
-    "virtual_service": {"type": "dict", "options": VIRTUAL_SERVICE_SPEC},
+    "traffic_route": {"type": "dict", "options": TRAFFIC_ROUTE_SPEC, "aliases": ["virtual_service"]},
     "postgresql": {
         "type": "dict",
         "options": {
@@ -81,7 +92,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
         "type": "dict",
         "options": {"path": {"type": "path", "required": True}, "free_factor": {"type": "float", "default": 1.2}},
     },
-    **{name: {**option, "required": False} for name, option in _prometheus.ARGUMENT_SPEC.items()},
+    **_prometheus.ARGUMENT_SPEC,
     "prometheus_validate_certs": {"type": "bool", "default": True},
     "prometheus_ca_cert": {"type": "path"},
     "max_clock_skew": {"type": "float", "default": 30.0},
@@ -101,6 +112,10 @@ SUPPORTS_CHECK_MODE = True
 ENVIRONMENT_LABEL = "signal.rollout/environment"
 _RIGHTS_AT_ONCE = 6
 _LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+_RESOURCES = {
+    "VirtualService": {"group": "networking.istio.io", "resource": "virtualservices"},
+    "HTTPRoute": {"group": "gateway.networking.k8s.io", "resource": "httproutes"},
+}
 _PATHS = {"ConfigMap": "configmaps", "Secret": "secrets"}
 
 
@@ -153,9 +168,14 @@ class Site:
             connection = self._local.kube = self.facts["kube"].clone()
         return connection
 
-    def prometheus(self) -> _prometheus.Prometheus:
+    @property
+    def prometheus_params(self) -> dict[str, Any]:
+        """The options with Prometheus' own under the names that its client knows; the plain ones are the API server's."""
         tls = {"validate_certs": self.params["prometheus_validate_certs"], "ca_cert": self.params["prometheus_ca_cert"]}
-        return _prometheus.Prometheus({**self.params, **tls}, min(5.0, self.params["timeout"]))
+        return {**self.params, **tls}
+
+    def prometheus(self) -> _prometheus.Prometheus:
+        return _prometheus.Prometheus(self.prometheus_params, min(5.0, self.params["timeout"]))
 
 
 @dataclass(frozen=True)
@@ -179,7 +199,7 @@ def check_cluster(site: Site, problem: Callable[..., Problem]) -> Iterator[Probl
     kube = _kube.connect(site.params)
     site.facts["kube"] = kube
     wanted = site.params["cluster_server"]
-    trouble = _prometheus.url_problem(wanted) if wanted else ""
+    trouble = _http.url_problem(wanted) if wanted else ""
     if trouble:
         yield problem("cluster_server", "the expected API server", "it is a URL", trouble, "https://host:port", "correct it")
         return
@@ -228,7 +248,10 @@ def check_namespace(site: Site, problem: Callable[..., Problem]) -> Iterator[Pro
 
 
 def check_rights(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
-    rights = site.params["rights"]
+    yield from _refused(site, problem, site.params["rights"])
+
+
+def _refused(site: Site, problem: Callable[..., Problem], rights: list[dict[str, Any]]) -> Iterator[Problem]:
     with ThreadPoolExecutor(min(_RIGHTS_AT_ONCE, len(rights))) as pool:
         answers = list(pool.map(lambda right: _review(site, right), rights))
     for right, (allowed, reason) in zip(rights, answers, strict=True):
@@ -308,39 +331,62 @@ def check_stable(site: Site, problem: Callable[..., Problem]) -> Iterator[Proble
         )
 
 
-def check_virtual_service(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
-    wanted = site.params["virtual_service"]
-    title = f"VirtualService {site.namespace}/{wanted['name']}"
-    kube = site.kube()
-    found = kube.find(_kube.path_of("networking.istio.io", "v1", "virtualservices", site.namespace, wanted["name"]))
-    if found is None:
-        yield problem("virtual_service.name", title, "the route exists", "none of this name", "an existing one", "correct the name")
-        return
+def check_traffic_route(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
+    wanted = site.params["traffic_route"]
+    options = {**wanted, "namespace": site.namespace, "confirm": {"namespace": wanted["gateway_namespace"]}}
     try:
-        route = _weights.read_route(found, wanted["route"], wanted["destination_host"], wanted["stable"], wanted["canary"])
+        routes = _canary_weight.each_route(options)
     except _weights.WeightError as error:
-        seen, _next, then = error.message.partition(" Next: ")
-        yield problem(
-            "virtual_service",
-            title,
-            "one route with both subsets, whose weights are whole numbers that sum to 100",
-            one_line(seen.removeprefix(f"{title}, ").removeprefix(f"{title}: "), 280).rstrip("."),
-            f"subsets {wanted['stable']} and {wanted['canary']}",
-            then.rstrip(".") or "correct the object where it is kept",
-        )
+        yield problem("traffic_route.others", "the routes of this release", "each is named once", *_words(error), "take the double out")
         return
-    rules = kube.list(_kube.path_of("networking.istio.io", "v1", "destinationrules", site.namespace))
-    labels = _weights.subset_labels(rules, route.stable.host, site.namespace)
-    for role in ("stable", "canary"):
-        if wanted[role] not in labels:
-            yield problem(
-                f"virtual_service.{role}",
-                f"DestinationRule of {route.stable.host}",
-                "every subset of the route is defined",
-                f"subsets {', '.join(sorted(labels)) or 'none'}",
-                f"a subset {wanted[role]}",
-                "add the subset: Envoy answers 503 for one that is not defined",
-            )
+    # The main route's is among the rights that the release lists.
+    moved_too = [{"verb": "patch", **_RESOURCES[one["kind"]], "namespace": one["namespace"], "name": one["name"]} for one in routes[1:]]
+    if moved_too:
+        yield from _refused(site, problem, moved_too)
+    for one in routes:
+        yield from _check_route(site, problem, _route.of(one, site.kube()))
+
+
+def _check_route(site: Site, problem: Callable[..., Problem], found: _route.RouteObject) -> Iterator[Problem]:
+    try:
+        document = _route.read(found, site.kube())
+    except _weights.WeightError:
+        yield problem("traffic_route.name", found.title, "the route exists", "none of this name", "an existing one", "correct the name")
+        return
+    rule = "one rule with both destinations, whose weights are whole numbers that sum to 100"
+    try:
+        route = found.rule(document)
+    except _weights.WeightError as error:
+        yield problem("traffic_route", found.title, rule, *_words(error, found.title), "correct the object where it is kept")
+        return
+    # Where several routes move together, one line puts each of them back, whatever becomes of the others.
+    site.facts["break_glass"] = "; ".join(filter(None, (site.facts.get("break_glass"), found.break_glass(document, route))))
+    try:
+        found.refuse_unusable(document)
+    except _weights.WeightError as error:
+        yield problem("traffic_route", found.title, "the mesh takes the route", *_words(error, found.title), "repair what is named")
+    for role, destination in (("stable", route.stable), ("canary", route.canary)):
+        if role == "canary" and not destination.subset and ("Service", destination.host) in _brought(site):
+            # The release makes it before anything is sent there.
+            continue
+        try:
+            found.ready_endpoints(document, destination)
+        except _weights.WeightError as error:
+            words = _words(error, found.title)
+            yield problem(f"traffic_route.{role}", found.title, "the mesh knows every destination", *words, "add what is missing")
+
+
+def _words(error: RolloutError, title: str = "") -> tuple[str, str]:
+    """An error's own words as what was seen and what was expected."""
+    seen = error.message.partition(" Next: ")[0].removeprefix(f"{title}, ").removeprefix(f"{title}: ")
+    seen, _unused, expected = seen.partition(" Expected ")
+    return one_line(seen, 280).rstrip("."), one_line(expected, 160).rstrip(".") or "both destinations, ready to take traffic"
+
+
+def _brought(site: Site) -> set[tuple[str, str]]:
+    """Kind and name of everything the release brings; what is wrong with the manifests is another check's."""
+    manifests, _unused = _manifests.read(site.params["manifests"] or [])
+    return {(manifest.kind, manifest.name) for manifest in manifests}
 
 
 # ------------------------------------------------------------------------------------------------------ the manifests
@@ -406,6 +452,53 @@ def _exists(site: Site, needed: _manifests.Reference) -> bool:
             raise
         site.warnings.append(f"{needed.kind} {needed.name}: no right to read it, so it is not known whether it exists.")
         return True
+
+
+def check_capacity(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
+    """Whether the namespace lets the new version have the pods that carry all traffic."""
+    if "manifests" not in site.facts:
+        raise NotApplicable("the manifests could not be read")
+    autoscalers = _listed(site, "autoscaling", "v2", "horizontalpodautoscalers")
+    quotas = _listed(site, "", "v1", "resourcequotas")
+    ranges = _listed(site, "", "v1", "limitranges")
+    serving = (((site.facts.get("stable") or {}).get("spec") or {}).get("replicas")) or 0
+    full = site.params["full_pods"] or serving
+    for manifest in site.facts["manifests"]:
+        if manifest.kind != "Deployment":
+            continue
+        wanted = max(full, int((manifest.body.get("spec") or {}).get("replicas") or 1))
+        for scaler in autoscalers:
+            found = _capacity.read_autoscaler(scaler, wanted)
+            if _capacity.targets(scaler, manifest.name) and found.maximum < wanted:
+                yield problem(
+                    "full_pods",
+                    manifest.title,
+                    "its autoscaler allows the pods that carry all traffic",
+                    f"HorizontalPodAutoscaler {found.name} with maxReplicas {found.maximum}",
+                    f"{wanted} or more",
+                    "raise its maxReplicas where it is kept",
+                )
+        live = site.kube().find(_kube.path_of("apps", "v1", "deployments", site.namespace, manifest.name))
+        more = wanted - (((live or {}).get("spec") or {}).get("replicas") or 0)
+        for shortage in _headroom.shortages(quotas, ranges, manifest.pod_spec, more):
+            yield problem(
+                "full_pods",
+                f"{shortage.object} in namespace {site.namespace}",
+                f"it lets {manifest.name} have the {wanted} pods that carry all traffic",
+                shortage.seen,
+                shortage.expected,
+                "have it raised, or correct the resources in the manifest",
+            )
+
+
+def _listed(site: Site, group: str, version: str, plural: str) -> list[dict[str, Any]]:
+    try:
+        return site.kube().list(_kube.path_of(group, version, plural, site.namespace))
+    except _kube.KubeError as error:
+        if error.status not in (403, 404):
+            raise
+        site.warnings.append(f"no right to list {plural} in namespace {site.namespace}, so it is not known what they allow.")
+        return []
 
 
 # ------------------------------------------------------------------------------------------------------- the database
@@ -532,9 +625,10 @@ def _bytes(number: int) -> str:
 
 
 def check_prometheus(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
-    wrong = _prometheus.problems_of(site.params)
+    wrong = _prometheus.problems_of(site.prometheus_params)
     for text in wrong:
         option, _colon, seen = text.partition(": ")
+        option = "prometheus_ca_cert" if option == "ca_cert" else option
         yield problem(option, "Prometheus", "its address and credentials can be used", seen, "usable ones", "correct the option")
     if wrong:
         return
@@ -542,7 +636,7 @@ def check_prometheus(site: Site, problem: Callable[..., Problem]) -> Iterator[Pr
     title = f"Prometheus {client.url}"
     before = time.time()
     reading = client.read("time()")
-    if reading.state != _gate.GOOD or reading.value is None:
+    if reading.state != _gate_model.GOOD or reading.value is None:
         yield problem(
             "prometheus_url", title, "Prometheus answers queries", reading.detail, "a number", "correct the address, or repair Prometheus"
         )
@@ -563,7 +657,7 @@ def check_scrapes(site: Site, problem: Callable[..., Problem]) -> Iterator[Probl
     job, needed = site.params["scrape_job"], site.params["scrape_targets"]
     title = f"scrape job {job}"
     try:
-        data = site.prometheus().get("/api/v1/targets", {"state": "active"}).get("data") or {}
+        data = site.prometheus().ask("/api/v1/targets", {"state": "active"}).get("data") or {}
     except _prometheus.PrometheusError as error:
         yield problem("prometheus_url", title, "Prometheus shows its targets", error.message, "the list of targets", "see Prometheus' log")
         return
@@ -583,28 +677,30 @@ def check_scrapes(site: Site, problem: Callable[..., Problem]) -> Iterator[Probl
 
 def check_queries(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
     mistakes: list[str] = []
-    metrics = _gate.read_metrics(site.params["metrics"], mistakes, site.warnings)
-    requests = _gate.read_requests(site.params["minimum_requests"], mistakes, site.warnings)
+    metrics = _gate_plan.read_metrics(site.params["metrics"], mistakes, site.warnings)
+    requests = _gate_plan.read_requests(site.params["minimum_requests"], mistakes, site.warnings)
     for text in mistakes:
         where, _colon, seen = text.partition(": ")
         yield problem("metrics", where, "the gate's options are right", seen or where, "a metric with query, limit and unit", "correct it")
-    uses = [(f"metric {metric.name}", metric.query) for metric in metrics]
-    uses += [(f"freshness of metric {metric.name}", metric.freshness) for metric in metrics if metric.freshness]
+    uses = [
+        (f"metric {metric.name}" if role == _gate_model.VALUE else f"{role} of metric {metric.name}", question)
+        for metric in metrics
+        for role, question in metric.questions.items()
+    ]
     if requests is not None:
-        uses.append(("minimum_requests", requests.query))
-    client = site.prometheus()
-    with ThreadPoolExecutor(8) as pool:
-        readings = list(pool.map(lambda use: client.read(use[1].replace(_promql.HOLD, "1m")), uses))
-    for (where, query), reading in zip(uses, readings, strict=True):
+        uses.append(("minimum_requests", requests.question))
+    readings = _sources.ask_once(site.prometheus(), [question for _where, question in uses], 60.0)
+    for where, question in uses:
+        reading = readings[question]
         # No data is fine: the version that is to be watched does not run yet.
-        if reading.state == _gate.ERROR:
+        if reading.state == _gate_model.ERROR:
             yield problem(
                 "metrics",
                 where,
-                "Prometheus can answer the query",
+                f"{question.request or 'Prometheus'} can answer the question",
                 reading.detail,
                 "one number, or no series yet",
-                f"correct the query {one_line(query, 120)}",
+                f"correct the query, or its source: {one_line(question, 120)}",
             )
 
 
@@ -614,7 +710,7 @@ def check_queries(site: Site, problem: Callable[..., Problem]) -> Iterator[Probl
 def check_redis(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
     require("redis", redis)
     url = site.params["redis_url"]
-    trouble = _prometheus.url_problem(url, ("redis", "rediss"))
+    trouble = _http.url_problem(url, ("redis", "rediss"))
     if trouble:
         yield problem("redis_url", "Redis", "its address is usable", trouble, "redis://host:port/db", "correct the address")
         return
@@ -662,7 +758,7 @@ def check_notifications(site: Site, problem: Callable[..., Problem]) -> Iterator
 
 def check_urls(site: Site, problem: Callable[..., Problem]) -> Iterator[Problem]:
     for name, url in sorted(site.params["urls"].items()):
-        trouble = _prometheus.url_problem(str(url)) or _host_problem(str(url))
+        trouble = _http.url_problem(str(url)) or _host_problem(str(url))
         if trouble:
             yield problem(f"urls.{name}", f"the address {name}", "it is an address that may be called", trouble, "http(s)://host", "correct it")
 
@@ -687,9 +783,10 @@ CHECKS: tuple[Check, ...] = (
     Check("namespace", ("namespace",), check_namespace, needs=("cluster",)),
     Check("rights", ("rights",), check_rights, needs=("cluster",)),
     Check("stable", ("deployment",), check_stable, needs=("cluster",)),
-    Check("virtual_service", ("virtual_service",), check_virtual_service, needs=("cluster",)),
+    Check("traffic_route", ("traffic_route",), check_traffic_route, needs=("cluster",)),
     Check("manifests", ("manifests",), check_manifests),
     Check("references", ("manifests",), check_references, needs=("cluster",), after=("manifests",)),
+    Check("capacity", ("manifests",), check_capacity, needs=("cluster",), after=("manifests", "stable")),
     Check("database", ("postgresql",), check_database),
     Check("postgresql_client", ("postgresql",), check_postgresql_client, needs=("database",)),
     Check("backup", ("backup",), check_backup, after=("database",)),
@@ -764,6 +861,7 @@ class Preflight:
             for name, outcome in self.outcomes.items()
         ]
         result = _result([asdict(problem) for problem in problems], checks, seconds, self.site.warnings)
+        result["break_glass"] = self.site.facts.get("break_glass", "")
         if self.context.cancelled.is_set():
             raise RolloutError("preflight_check: interrupted. Nothing was written.", **result)
         if problems:
@@ -837,4 +935,4 @@ class Preflight:
 
 
 def _result(problems: list[dict[str, Any]], checks: list[dict[str, Any]], seconds: float, warnings: list[str]) -> dict[str, Any]:
-    return {"changed": False, "problems": problems, "checks": checks, "seconds": seconds, "warnings": list(warnings)}
+    return {"changed": False, "problems": problems, "checks": checks, "seconds": seconds, "warnings": list(warnings), "break_glass": ""}

@@ -290,7 +290,8 @@ class Dialogue:
     """One WebSocket connection: what was matched of ``expect``, and ``round_trips`` in seconds.
 
     ``seconds`` runs from connecting to the last expected message. ``last`` is the last message received before the first
-    unmatched one was given up.
+    unmatched one was given up. ``opened`` is the time until the connection was accepted, in seconds; ``messages`` and
+    ``pings`` count what the server has sent since, ``closed`` says that it ended the connection by a close frame.
     """
 
     status: int = 0
@@ -298,8 +299,17 @@ class Dialogue:
     round_trips: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     attempts: int = 1
+    opened: float = 0.0
+    messages: int = 0
+    pings: int = 0
+    closed: bool = False
     last: str | None = None
     error: str | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether it was accepted and then brought no message at all."""
+        return self.status == 101 and self.error is not None and self.messages == 0 and not self.closed
 
 
 def percentiles(seconds: Iterable[float]) -> dict[str, float | None]:
@@ -383,6 +393,8 @@ def judge_websocket(check: Mapping[str, Any], dialogues: list[Dialogue]) -> dict
             seen = dialogue.error or "nothing"
             if dialogue.last is not None:
                 seen += f"; the last message was {one_line(dialogue.last, _SHOWN_CHARACTERS)}"
+            elif dialogue.silent:
+                seen += f"; accepted after {dialogue.opened:.3g} s, since then {dialogue.pings} pings and no message"
             found.append((f"websocket.expect[{dialogue.matched}]", seen, f"a message with {shown(wanted)}"))
         elif dialogue.error is not None or len(dialogue.round_trips) < options["round_trips"]:
             if options["round_trips"]:
@@ -664,7 +676,22 @@ def _cause(error: BaseException) -> str:
 
 
 def call_websocket(plan: Plan, check: Mapping[str, Any], left: Callable[[], float]) -> Dialogue:
-    """Hold one conversation: connect, send all, wait for what is expected in order, then measure round trips."""
+    """Hold one conversation; one that is accepted and stays silent is tried again ``plan.retries`` times.
+
+    Nothing was answered then, so nothing is asked twice. Never raises for the network.
+    """
+    attempts = 0
+    for _attempt in range(plan.retries + 1):
+        dialogue = _converse(plan, check, left)
+        attempts += dialogue.attempts
+        if not dialogue.silent or not check["websocket"]["expect"] or left() <= _RETRY_PAUSE:
+            break
+    dialogue.attempts = attempts
+    return dialogue
+
+
+def _converse(plan: Plan, check: Mapping[str, Any], left: Callable[[], float]) -> Dialogue:
+    """Connect, send all, wait for what is expected in order, then measure round trips."""
     options = check["websocket"]
     dialogue = Dialogue()
     started = time.perf_counter()
@@ -674,6 +701,7 @@ def call_websocket(plan: Plan, check: Mapping[str, Any], left: Callable[[], floa
         _open_websocket(client, plan, plan.url(check), dialogue, deadline)
         if dialogue.status != 101:
             return dialogue
+        dialogue.opened = time.perf_counter() - started
         for message in options["send"]:
             client.send(_as_text(message))
         for wanted in options["expect"]:
@@ -757,7 +785,7 @@ def _await_message(client: Any, wanted: Any, dialogue: Dialogue, deadline: float
     """Read until a message matches; others in between are skipped, as a service may send at any time."""
     dialogue.last = None
     while True:
-        text = _receive(client, deadline, websocket.ABNF.OPCODE_TEXT)
+        text = _receive(client, deadline, websocket.ABNF.OPCODE_TEXT, dialogue)
         if _fits(wanted, text):
             return
         dialogue.last = text
@@ -772,7 +800,7 @@ def _fits(wanted: Any, text: str) -> bool:
         return False
 
 
-def _receive(client: Any, deadline: float, opcode: int) -> str:
+def _receive(client: Any, deadline: float, opcode: int, dialogue: Dialogue) -> str:
     """Return the next message of that kind. Raises :class:`_Unanswered` at the deadline or when the server closes."""
     while True:
         left = deadline - time.monotonic()
@@ -786,8 +814,11 @@ def _receive(client: Any, deadline: float, opcode: int) -> str:
         except websocket.WebSocketConnectionClosedException:
             raise _Unanswered("the connection was cut without a close frame") from None
         if kind == websocket.ABNF.OPCODE_CLOSE:
+            dialogue.closed = True
             code = int.from_bytes(frame.data[:2], "big") if len(frame.data) >= 2 else 1005
             raise _Unanswered(f"the server closed with code {code}")
+        dialogue.messages += kind == websocket.ABNF.OPCODE_TEXT
+        dialogue.pings += kind == websocket.ABNF.OPCODE_PING
         if kind == opcode:
             return frame.data.decode("utf-8", "replace")
 
@@ -800,7 +831,7 @@ def _round_trip(client: Any, options: Mapping[str, Any], number: int, dialogue: 
         return time.perf_counter() - started
     payload = f"rollout-{number}"
     client.ping(payload)
-    while _receive(client, deadline, websocket.ABNF.OPCODE_PONG) != payload:
+    while _receive(client, deadline, websocket.ABNF.OPCODE_PONG, dialogue) != payload:
         continue
     return time.perf_counter() - started
 
@@ -836,6 +867,12 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
     )
     if failed:
         raise RolloutError(_failure_message(plan, checks, failed), **result)
+    # Passed, but a client would have noticed.
+    result["warnings"] = [
+        f"{check['name']} needed {check['attempts']} attempts for {check['calls']} call{'s' * (check['calls'] > 1)} at {plan.base_url}"
+        for check in checks
+        if check["attempts"] > check["calls"]
+    ]
     return result
 
 

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# Stands for the seconds that the hold has lasted when the query is sent; the gate replaces it.
-HOLD = "$hold"
+from ansible_collections.signal.rollout.plugins.module_utils._question import HOLD, as_duration
 
 # How far back an earlier value of a counter is looked for: Prometheus' own default lookback. Unlike a plain
 # offset, last_over_time() also bridges the stale marker that one failed scrape leaves.
@@ -45,6 +44,8 @@ class Built:
 
     ``freshness`` is a query for the time of the newest scrape behind the figure; ``window`` is in seconds, None when the
     preset has none or follows the hold. ``highest`` is the largest value that the figure can have at all, None if unbounded.
+    ``errors`` and ``requests`` count, in the hold so far, what a share is made of: whole numbers unless a counter was reset.
+    Empty for a figure that is no share.
     """
 
     query: str
@@ -52,11 +53,17 @@ class Built:
     unit: str
     window: float | None
     highest: float | None
+    errors: str = ""
+    requests: str = ""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a figure is asked for. ``needs`` and ``takes`` name its variables; ``labels`` is taken by all."""
+    """How a figure is asked for. ``needs`` and ``takes`` name its variables; ``labels`` is taken by all.
+
+    ``share`` gives the counters of all and of the errors, as vector selectors, when the figure is a share. ``may_be_empty``
+    are needed variables for which an empty text has a meaning.
+    """
 
     unit: str
     needs: tuple[str, ...]
@@ -64,6 +71,8 @@ class Preset:
     fresh: Callable[[dict[str, Any]], str]
     takes: tuple[str, ...] = ()
     highest: float | None = None
+    share: Callable[[dict[str, Any]], tuple[str, str]] | None = None
+    may_be_empty: tuple[str, ...] = ()
 
 
 def seconds(duration: Any) -> float | None:
@@ -78,12 +87,6 @@ def seconds(duration: Any) -> float | None:
     if not _DURATION.match(text):
         return None
     return sum(int(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)) or None
-
-
-def as_duration(value: float) -> str:
-    """Return seconds as Prometheus writes a duration: whole milliseconds."""
-    milliseconds = max(1, round(value * 1000))
-    return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"
 
 
 def quote(value: str) -> str:
@@ -117,10 +120,20 @@ def _fresh_container(metric: str) -> Callable[[dict[str, Any]], str]:
     return lambda variables: f"max(timestamp({_container(metric, variables)}))"
 
 
+def _new(series: str, window: str) -> str:
+    """``series`` where "it did not exist one window ago" is known, nothing where Prometheus itself has no memory of that time.
+
+    A Prometheus that came back with an empty database knows no counter from before, and would take everything that was ever
+    counted for new. One scrape more than two, since its targets are not scraped at the same moment. Without any ``up`` series
+    (a store that keeps only some metrics) nothing counts as new.
+    """
+    return f"({series} and on () (max(count_over_time(up[{_LOOKBACK}] offset {window})) >= 3))"
+
+
 def _grown(series: str, window: str) -> str:
     """By how much each counter grew within ``window``, from 0 where it did not exist yet, from its reset where it restarted."""
     earlier = f"last_over_time({series}[{_LOOKBACK}] offset {window})"
-    return f"(({series} - {earlier} >= 0) or {series})"
+    return f"(({series} - {earlier} >= 0) or {_new(series, window)})"
 
 
 def _error_share(total: str, errors: str, window: str) -> str:
@@ -140,27 +153,86 @@ def _error_share(total: str, errors: str, window: str) -> str:
     )
 
 
-def _error_percent(variables: dict[str, Any]) -> str:
+def _counted(series: str, window: str) -> str:
+    """How often each counter was counted up within ``window``: exactly where it was not reset, by increase() where it was.
+
+    A pod that ended within the window keeps what it counted. A counter that did not exist before begins at 0; where Prometheus
+    has no memory of that time, only what it has seen counts.
+    """
+    reset = f"(increase({series}[{window}]) and resets({series}[{window}]) > 0)"
+    latest = f"last_over_time({series}[{window}])"
+    earlier = f"last_over_time({series}[{_LOOKBACK}] offset {window})"
+    return f"({reset} or ({latest} - {earlier} >= 0) or {_new(latest, window)} or increase({series}[{window}]))"
+
+
+def _counts(total: str, errors: str) -> tuple[str, str]:
+    """Queries for the number of errors and of requests in the hold so far. No series of errors is 0 errors."""
+    requests = f"sum({_counted(total, HOLD)})"
+    return f"sum({_counted(errors, HOLD)}) or {requests} * 0", requests
+
+
+def _percent(share: Callable[[dict[str, Any]], tuple[str, str]]) -> Callable[[dict[str, Any]], str]:
+    return lambda variables: _error_share(*share(variables), variables["window"])
+
+
+def _service_share(variables: dict[str, Any]) -> tuple[str, str]:
     total = _service("signal_requests_total", variables)
-    errors = _service("signal_requests_total", variables, 'code=~"5.."')
-    return _error_share(total, errors, variables["window"])
+    return total, _service("signal_requests_total", variables, 'code=~"5.."')
 
 
-def _gateway(variables: dict[str, Any], *matchers: str) -> str:
+def _gateway(metric: str, variables: dict[str, Any], *matchers: str) -> str:
     # Istio names a cluster "outbound|<port>|<subset>|<host>".
     cluster = rf"outbound\|[0-9]+\|{re.escape(str(variables['version']))}\|{re.escape(str(variables['host']))}"
-    return selector("envoy_cluster_upstream_rq", dict(variables.get("labels") or {}), f"envoy_cluster_name=~{quote(cluster)}", *matchers)
+    return selector(metric, dict(variables.get("labels") or {}), f"envoy_cluster_name=~{quote(cluster)}", *matchers)
 
 
-def _gateway_error_percent(variables: dict[str, Any]) -> str:
+def _gateway_share(variables: dict[str, Any]) -> tuple[str, str]:
     """As the callers see it: counts what the pods cannot, such as the 503 for a version without a living pod."""
-    total = _gateway(variables, 'envoy_response_code!=""')
-    errors = _gateway(variables, 'envoy_response_code=~"5.."')
-    return _error_share(total, errors, variables["window"])
+    total = _gateway(_ENVOY_REQUESTS, variables, 'envoy_response_code!=""')
+    return total, _gateway(_ENVOY_REQUESTS, variables, 'envoy_response_code=~"5.."')
+
+
+def _gateway_requests(variables: dict[str, Any]) -> str:
+    return f"sum(increase({_gateway_share(variables)[0]}[{variables['window']}]))"
+
+
+def _gateway_p99_ms(variables: dict[str, Any]) -> str:
+    # Envoy's histogram of upstream times is in milliseconds already.
+    buckets = _gateway("envoy_cluster_upstream_rq_time_bucket", variables)
+    return f"histogram_quantile(0.99, sum by (le) (rate({buckets}[{variables['window']}])))"
 
 
 def _fresh_gateway(variables: dict[str, Any]) -> str:
-    return f"min(timestamp({_gateway(variables)}))"
+    return f"min(timestamp({_gateway(_ENVOY_REQUESTS, variables)}))"
+
+
+def _istio(metric: str, variables: dict[str, Any], *matchers: str) -> str:
+    labels = {
+        **(variables.get("labels") or {}),
+        "reporter": str(variables.get("reporter") or "source"),
+        "destination_service_name": str(variables["service"]),
+        "destination_service_namespace": str(variables["namespace"]),
+        "destination_version": str(variables["version"]),
+    }
+    return selector(metric, labels, *matchers)
+
+
+def _istio_share(variables: dict[str, Any]) -> tuple[str, str]:
+    return _istio(_ISTIO_REQUESTS, variables), _istio(_ISTIO_REQUESTS, variables, 'response_code=~"5.."')
+
+
+def _istio_requests(variables: dict[str, Any]) -> str:
+    return f"sum(increase({_istio(_ISTIO_REQUESTS, variables)}[{variables['window']}]))"
+
+
+def _istio_p99_ms(variables: dict[str, Any]) -> str:
+    buckets = _istio("istio_request_duration_milliseconds_bucket", variables)
+    return f"histogram_quantile(0.99, sum by (le) (rate({buckets}[{variables['window']}])))"
+
+
+def _fresh_istio(variables: dict[str, Any]) -> str:
+    # max, not min: a sidecar that is gone leaves its last samples for the lookback, and every caller is a series of its own.
+    return f"max(timestamp({_istio(_ISTIO_REQUESTS, variables)}))"
 
 
 def _p99_ms(metric: str) -> Callable[[dict[str, Any]], str]:
@@ -211,16 +283,26 @@ _CONTAINER = ("namespace", "pod", "container")
 _P99 = _p99_ms("signal_request_duration_seconds")
 _WEBSOCKET_P99 = _p99_ms("signal_websocket_latency_seconds")
 _CPU, _MEMORY = "container_cpu_usage_seconds_total", "container_memory_working_set_bytes"
+_ENVOY_REQUESTS, _ISTIO_REQUESTS = "envoy_cluster_upstream_rq", "istio_requests_total"
+_OWN, _ENVOY, _ISTIO = ("version", "window"), ("version", "host", "window"), ("version", "service", "namespace", "window")
+# A cluster without subset belongs to a destination that is a Service of its own, as an HTTPRoute's backends are.
+_SUBSET = ("version",)
+REPORTERS = ("source", "destination")
 
 PRESETS: dict[str, Preset] = {
-    "error_percent": Preset("%", ("version", "window"), _error_percent, _fresh_service, highest=100.0),
-    "gateway_error_percent": Preset("%", ("version", "host", "window"), _gateway_error_percent, _fresh_gateway, highest=100.0),
-    "p99_ms": Preset("ms", ("version", "window"), _P99, _fresh_service),
-    "websocket_p99_ms": Preset("ms", ("version", "window"), _WEBSOCKET_P99, _fresh_service),
+    "error_percent": Preset("%", _OWN, _percent(_service_share), _fresh_service, highest=100.0, share=_service_share),
+    "p99_ms": Preset("ms", _OWN, _P99, _fresh_service),
+    "requests": Preset("requests", _OWN, _requests, _fresh_service),
+    "gateway_error_percent": Preset("%", _ENVOY, _percent(_gateway_share), _fresh_gateway, (), 100.0, _gateway_share, _SUBSET),
+    "gateway_p99_ms": Preset("ms", _ENVOY, _gateway_p99_ms, _fresh_gateway, may_be_empty=_SUBSET),
+    "gateway_requests": Preset("requests", _ENVOY, _gateway_requests, _fresh_gateway, may_be_empty=_SUBSET),
+    "istio_error_percent": Preset("%", _ISTIO, _percent(_istio_share), _fresh_istio, ("reporter",), 100.0, _istio_share),
+    "istio_p99_ms": Preset("ms", _ISTIO, _istio_p99_ms, _fresh_istio, ("reporter",)),
+    "istio_requests": Preset("requests", _ISTIO, _istio_requests, _fresh_istio, ("reporter",)),
+    "websocket_p99_ms": Preset("ms", _OWN, _WEBSOCKET_P99, _fresh_service),
+    "cache_hit_percent": Preset("%", _OWN, _cache_hit_percent, _fresh_service, highest=100.0),
     "cpu_percent_of_limit": Preset("%", (*_CONTAINER, "window", "limit_cores"), _cpu_percent, _fresh_container(_CPU)),
     "memory_percent_of_limit": Preset("%", (*_CONTAINER, "limit_bytes"), _memory_percent, _fresh_container(_MEMORY)),
-    "requests": Preset("requests", ("version", "window"), _requests, _fresh_service),
-    "cache_hit_percent": Preset("%", ("version", "window"), _cache_hit_percent, _fresh_service, highest=100.0),
     "pods_seen": Preset("pods", ("version",), _pods_seen, _fresh_anyone),
 }
 
@@ -241,7 +323,8 @@ def build(name: str, variables: dict[str, Any] | None) -> Built:
     for limit in ("limit_cores", "limit_bytes"):
         if limit in preset.needs:
             given[limit] = float(given[limit])
-    return Built(preset.write(given), preset.fresh(given), preset.unit, window, preset.highest)
+    errors, requests = _counts(*preset.share(given)) if preset.share is not None else ("", "")
+    return Built(preset.write(given), preset.fresh(given), preset.unit, window, preset.highest, errors, requests)
 
 
 def _variable_problems(preset: Preset, given: dict[str, Any]) -> list[str]:
@@ -249,12 +332,14 @@ def _variable_problems(preset: Preset, given: dict[str, Any]) -> list[str]:
     problems = [f"preset_vars has no '{name}'; it takes {', '.join(sorted(known))}" for name in sorted(set(given) - known)]
     for name in preset.needs:
         value = given.get(name)
-        if value is None or str(value).strip() == "":
+        if value is None or (str(value).strip() == "" and name not in preset.may_be_empty):
             problems.append(f"preset_vars.{name} is missing")
         elif name == "window" and value != HOLD and seconds(value) is None:
             problems.append(f"preset_vars.window is '{value}', expected a duration such as 30s, or '{HOLD}' for the hold so far")
         elif name in ("limit_cores", "limit_bytes") and not _positive(value):
             problems.append(f"preset_vars.{name} is '{value}', expected a number above 0")
+    if given.get("reporter") and given["reporter"] not in REPORTERS:
+        problems.append(f"preset_vars.reporter is '{given['reporter']}', expected {' or '.join(REPORTERS)}")
     labels = given.get("labels") or {}
     if not isinstance(labels, dict):
         problems.append("preset_vars.labels is not a dictionary of label names and values")

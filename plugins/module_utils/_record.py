@@ -15,16 +15,23 @@ import json
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
-from ansible_collections.signal.rollout.plugins.module_utils import _kube, _log
+from ansible_collections.signal.rollout.plugins.module_utils import _events, _kube, _log, _unfinished
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 
-STATES = ["begin", "step", "message", "finish", "release", "takeover", "show"]
+STATES = ["begin", "resume", "step", "message", "event", "finish", "release", "takeover", "show"]
 STATUSES = ["started", "done", "failed", "skipped"]
 OUTCOMES = ["complete", "rolled_back", "held", "failed", "cleaned_up"]
+
+EVENT_SPEC: dict[str, dict[str, Any]] = {
+    "kind": {"type": "str", "required": True, "choices": list(_events.KINDS)},
+    "words": {"type": "str", "required": True},
+    "by": {"type": "str", "default": "playbook"},
+    "before": {"type": "int"},
+    "after": {"type": "int"},
+}
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **_kube.ARGUMENT_SPEC,
@@ -38,6 +45,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "evidence": {"type": "dict"},
     "weight": {"type": "int"},
     "events": {"type": "list", "elements": "str"},
+    "event": {"type": "dict", "options": EVENT_SPEC},
+    "traffic": {"type": "dict"},
     "outcome": {"type": "str", "choices": OUTCOMES},
     "holder": {"type": "str"},
     "takeover": {"type": "str"},
@@ -47,6 +56,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 SPEC_RULES: dict[str, Any] = {
     "required_if": [
         ["state", "begin", ["plan", "version", "holder"]],
+        ["state", "resume", ["plan", "version", "holder"]],
+        ["state", "event", ["event", "holder"]],
         ["state", "step", ["step", "status", "holder"]],
         ["state", "message", ["events", "holder"]],
         ["state", "finish", ["outcome", "holder"]],
@@ -56,15 +67,20 @@ SPEC_RULES: dict[str, Any] = {
 }
 SUPPORTS_CHECK_MODE = True
 
-RECORD_KEY = "record.json"
+RECORD_KEY = _events.RECORD_KEY
 PREVIOUS_KEY = "previous.json"
 SCHEMA = 1
 _LABELS = {"app.kubernetes.io/managed-by": "signal.rollout"}
 _EVIDENCE_LIMIT = 20_000
+_RACES = 5
 
 
 class Locked(RolloutError):
     """Another run holds the release."""
+
+
+class NothingToResume(RolloutError):
+    """There is no unfinished release of this plan."""
 
 
 class LostLock(RolloutError):
@@ -77,6 +93,16 @@ def plan_hash(plan: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def differences(recorded: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Return in words what differs between two plans, key by key; long values by their beginning."""
+    keys = sorted({*recorded, *asked})
+    return [
+        f"{key} was {one_line(recorded.get(key), 40)}, now {one_line(asked.get(key), 40)}"
+        for key in keys
+        if plan_hash({"value": recorded.get(key)}) != plan_hash({"value": asked.get(key)})
+    ]
+
+
 def lease_name(service: str) -> str:
     return f"signal-rollout-{service}"
 
@@ -85,8 +111,35 @@ def record_name(service: str) -> str:
     return f"signal-rollout-{service}"
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def kept(document: dict[str, Any] | None, key: str) -> dict[str, Any]:
+    """Return the JSON object under ``key`` of a service's ConfigMap, empty without one. Raises :class:`RolloutError` for anything else."""
+    text = ((document or {}).get("data") or {}).get(key)
+    if document is None or not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        metadata = document["metadata"]
+        raise RolloutError(
+            f"ConfigMap {metadata['namespace']}/{metadata['name']}: {key} is not a JSON object. "
+            "Next: somebody edited it; save it and delete the key to start anew."
+        )
+    return found
+
+
+def keep(kube: _kube.Kube, namespace: str, service: str, document: dict[str, Any] | None, values: dict[str, str]) -> dict[str, Any]:
+    """Write ``values`` into the service's ConfigMap as it was read, made where there was none; a change since then is refused with 409."""
+    if document is None:
+        metadata = {"name": record_name(service), "namespace": namespace, "labels": _LABELS}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": values}
+        return kube.post(_kube.path_of("", "v1", "configmaps", namespace), body)
+    document.setdefault("data", {}).update(values)
+    return kube.put(_kube.path_of("", "v1", "configmaps", namespace, record_name(service)), document)
+
+
+_now = _events.now
 
 
 @dataclass(frozen=True)
@@ -147,23 +200,21 @@ class Keeper:
         if self.context.check_mode and state != "show":
             # A plan must not take the lock away from the run that is really going on.
             return self._answer(self._read_record()[1], self._lease(), changed=False)
-        return getattr(self, f"_{state}")()
+        for attempt in range(1, _RACES + 1):
+            try:
+                return getattr(self, f"_{state}")()
+            except _kube.KubeError as error:
+                # An interrupted run or its guard may still note an event: everything is read again, and checked again.
+                if error.status != 409 or attempt == _RACES:
+                    raise
+        raise AssertionError("unreachable")
 
     def _lease(self) -> Lease:
         return read_lease(self.kube.find(self.lease_path))
 
     def _read_record(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         document = self.kube.find(self.record_path)
-        text = ((document or {}).get("data") or {}).get(RECORD_KEY)
-        if not text:
-            return document, {}
-        try:
-            return document, json.loads(text)
-        except ValueError:
-            raise RolloutError(
-                f"ConfigMap {self.namespace}/{record_name(self.service)}: {RECORD_KEY} is not JSON. "
-                "Next: somebody edited it; save it and delete the key to start a new record."
-            ) from None
+        return document, kept(document, RECORD_KEY)
 
     def _show(self) -> dict[str, Any]:
         return self._answer(self._read_record()[1], self._lease(), changed=False)
@@ -186,6 +237,57 @@ class Keeper:
         self._save(document, record, previous)
         return self._answer(record, lease, changed=True)
 
+    def _resume(self) -> dict[str, Any]:
+        """Take over an unfinished release of this very plan; refuse, before any write, when there is nothing to go on with."""
+        record = self._read_record()[1]
+        self._refuse_resume(record)
+        lease, _taken = self._acquire()
+        # Read again: what the dead run's guard wrote meanwhile must not be lost.
+        document, record = self._need_record()
+        self._refuse_resume(record)
+        since = record.get("outcome") or "interrupted"
+        record.update(holder=lease.holder, token=lease.token, outcome=None)
+        record.setdefault("resumed", []).append({"time": _now(), "holder": lease.holder})
+        _events.append(record, _events.event(_events.RESUMED, f"goes on after it was {since}", "rollout_record", lease.holder))
+        self._save(document, record)
+        return self._answer(record, lease, changed=True)
+
+    def _refuse_resume(self, record: dict[str, Any]) -> None:
+        """Raise :class:`NothingToResume` unless the record is an unfinished release of this version by this plan."""
+        where = f"Release of {self.service} in namespace {self.namespace}"
+        outcome, version = record.get("outcome"), record.get("version")
+        if not version:
+            raise NothingToResume(f"{where}: there is no record, so nothing to resume. Next: ansible-playbook playbooks/deploy_v2.yml.")
+        if outcome in _unfinished.ENDED or outcome == "failed":
+            raise NothingToResume(
+                f"{where}: the release of {version} ended {_unfinished.when(record.get('finished'))} as '{outcome}', expected an "
+                f"unfinished one. Nothing was written. Next: {_log.next_command(record)}."
+            )
+        if version != self.params["version"]:
+            raise NothingToResume(
+                f"{where}: the unfinished release is of {version}, expected {self.params['version']} (rollout_version). Nothing was "
+                f"written. Next: resume it with rollout_version={version}, or run playbooks/rollback.yml for it."
+            )
+        different = differences(record.get("plan") or {}, self.params["plan"])
+        if different:
+            raise NothingToResume(
+                f"{where}: this is not the plan that was begun: {'; '.join(different)}. Nothing was written. Next: run with the same "
+                "variables and files as then, or run playbooks/rollback.yml and deploy the new plan."
+            )
+
+    def _event(self) -> dict[str, Any]:
+        lease = self._renewed()
+        document, record = self._need_record()
+        entry = self.params["event"]
+        _events.append(
+            record,
+            _events.event(
+                entry["kind"], entry["words"], entry["by"], lease.holder, before=entry["before"], after=entry["after"]
+            ),
+        )
+        self._save(document, record)
+        return self._answer(record, lease, changed=True)
+
     def _new_record(self, digest: str, lease: Lease) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
@@ -204,6 +306,7 @@ class Keeper:
             "order": [],
             "weights": [],
             "messages": [],
+            "events": [],
         }
 
     def _acquire(self) -> tuple[Lease, bool]:
@@ -212,10 +315,14 @@ class Keeper:
         lease = read_lease(document)
         me = self.params["holder"]
         if lease.holder and lease.holder != me:
-            if self.params.get("takeover") != lease.holder:
-                raise Locked(self._locked_words(lease), **self._answer(self._read_record()[1], lease, changed=False))
-            self._await_silence(lease)
-            document = self.kube.find(self.lease_path)
+            record = self._read_record()[1]
+            resumes = self.params["state"] == "resume" and not self.params.get("takeover")
+            if self.params.get("takeover") != lease.holder and not resumes:
+                raise Locked(self._locked_words(lease), **self._answer(record, lease, changed=False))
+            # Whose end was seen by its own guard or gate needs no waiting for: a process that is gone does not come back.
+            if _events.death_seen(record, lease.holder) is None:
+                self._await_silence(lease)
+                document = self.kube.find(self.lease_path)
         return self._swap(document, me), lease.holder != me
 
     def _locked_words(self, lease: Lease) -> str:
@@ -224,8 +331,8 @@ class Keeper:
         return (
             f"Release of {self.service} in namespace {self.namespace} is held by '{lease.holder}' "
             f"(step '{step}', last sign of life {lease.renewed or 'unknown'}), expected nobody. Nothing was written. "
-            "Next: wait for that run to end; if you know that it is dead, run again with "
-            f"-e rollout_takeover='{lease.holder}'."
+            "Next: wait for that run to end; if it is dead, playbooks/resume.yml goes on with its release, and "
+            f"-e rollout_takeover='{lease.holder}' lets any other playbook take the lock."
         )
 
     def _await_silence(self, lease: Lease) -> None:
@@ -365,18 +472,8 @@ class Keeper:
     def _save(
         self, document: dict[str, Any] | None, record: dict[str, Any], previous: str | None = None
     ) -> dict[str, Any]:
-        body = document or {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": record_name(self.service), "namespace": self.namespace, "labels": _LABELS},
-        }
-        body.setdefault("data", {})
-        body["data"][RECORD_KEY] = json.dumps(record)
-        if previous:
-            body["data"][PREVIOUS_KEY] = previous
-        if document is None:
-            return self.kube.post(_kube.path_of("", "v1", "configmaps", self.namespace), body)
-        return self.kube.put(self.record_path, body)
+        values = {RECORD_KEY: json.dumps(record), **({PREVIOUS_KEY: previous} if previous else {})}
+        return keep(self.kube, self.namespace, self.service, document, values)
 
     def _answer(self, record: dict[str, Any], lease: Lease, changed: bool, already: bool = False) -> dict[str, Any]:
         rows = _log.rows(record)
@@ -390,6 +487,8 @@ class Keeper:
             "log": rows,
             "log_text": _log.table(rows),
             "next_command": _log.next_command(record),
+            "events": record.get("events") or [],
+            "unfinished": _unfinished.text(record, lease.holder, lease.renewed, self.params.get("holder"), self.params.get("traffic")),
         }
 
 

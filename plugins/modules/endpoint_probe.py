@@ -67,6 +67,7 @@ options:
   retries:
     description:
       - How often a call is tried again when no connection comes about or it is cut, 0 to 10. An answer is never asked for again, whatever its status.
+      - A WebSocket that is accepted and then brings no message at all is tried again too, and a check that needed it is a warning.
     type: int
     default: 0
   checks:

@@ -147,8 +147,10 @@ options:
     default: 30.0
 notes:
   - Reading needs no privilege on the tables, since only catalogs are read.
-  - The checks of compression and policies read C(timescaledb_information.hypertables) and C(timescaledb_information.jobs). They
-    have been tried against the Apache edition only, where the answer is V(unsupported_license).
+  - Versions 2.14 to 2.29 of TimescaleDB have the columns that are read. All of it has been tried on a server with version 2.19 of the
+    Apache edition. The other versions, and the checks of compression and policies, which read C(timescaledb_information.jobs), have
+    been tried on a real server with tables in the place of these views.
+  - Run as a superuser, it warns. The role needs no more than C(USAGE) of the schema.
 seealso:
   - module: community.postgresql.postgresql_query
 author:

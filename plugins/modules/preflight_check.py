@@ -19,6 +19,7 @@ description:
   - A check is made when its options are set. One that depends on another is left out when that one has found a problem.
   - Writes nothing anywhere. Rights are asked by SelfSubjectAccessReviews, which the API server answers and does not keep.
 extends_documentation_fragment:
+  - signal.rollout._metrics.preflight
   - signal.rollout._kubernetes
   - signal.rollout._attributes
   - signal.rollout._attributes.read_only
@@ -73,6 +74,12 @@ options:
     description:
       - The label C(version) of the pods to be released (green). With it the manifests must bring a Deployment.
     type: str
+  full_pods:
+    description:
+      - Pods of the new version that carry all traffic. Without it, as many as the stable Deployment has.
+      - A ResourceQuota or LimitRange of the namespace, or a HorizontalPodAutoscaler of the new Deployment, that does not allow so many is a
+        problem. Room on the nodes is not looked at. What may not be listed is told as a warning.
+    type: int
   manifests:
     description:
       - What the release will apply. Each entry is an object, or the path of a YAML file. Values of Secrets are not looked at, so
@@ -88,30 +95,73 @@ options:
     type: list
     elements: str
     default: [ConfigMap, Deployment, Secret, Service]
-  virtual_service:
+  traffic_route:
     description:
-      - The route whose weights will change. It must exist, hold both subsets with whole weights that sum to 100, and a
-        DestinationRule must define both subsets.
+      - The route whose weights will change. It must exist, hold both destinations with whole weights that sum to 100, and the mesh must
+        know both, by a subset of a DestinationRule or by a Service.
+      - An HTTPRoute must be accepted, and its parent Gateways programmed. The canary's Service may be one that O(manifests) bring.
     type: dict
+    aliases: [virtual_service]
     suboptions:
+      kind:
+        description: Kind of the route object.
+        type: str
+        choices: [VirtualService, HTTPRoute]
+        default: VirtualService
       name:
-        description: Name of the VirtualService.
+        description: Name of the route object.
         type: str
         required: true
       route:
-        description: Name of the HTTP route. May be omitted when the VirtualService has exactly one.
+        description: Name of the HTTP route or rule. May be omitted when the object has exactly one.
         type: str
       destination_host:
         description: Host of both destinations. Needed only when a subset name occurs with several hosts.
         type: str
       stable:
-        description: Subset that serves today (blue).
+        description: Destination that serves today (blue), named as in M(signal.rollout.canary_weight).
         type: str
         required: true
       canary:
-        description: Subset that is being released (green).
+        description: Destination that is being released (green), named as in M(signal.rollout.canary_weight).
         type: str
         required: true
+      extra_destinations:
+        description: Whether further destinations may have a weight, as in M(signal.rollout.canary_weight).
+        type: str
+        choices: [refuse, keep]
+        default: refuse
+      others:
+        description: Further routes that move together with this one. What is missing in one of them is taken from this one.
+        type: list
+        elements: dict
+        suboptions:
+          kind:
+            description: Kind of the route object.
+            type: str
+            choices: [VirtualService, HTTPRoute]
+          namespace:
+            description: Namespace of the route object.
+            type: str
+          name:
+            description: Name of the route object.
+            type: str
+          route:
+            description: Name of the HTTP route or rule.
+            type: str
+          destination_host:
+            description: Host of both destinations. Not taken from a main route of another kind.
+            type: str
+          stable:
+            description: Destination that serves today (blue).
+            type: str
+          canary:
+            description: Destination that is being released (green).
+            type: str
+      gateway_namespace:
+        description: Namespace of the gateways, which decides what DestinationRules they see.
+        type: str
+        default: istio-system
   postgresql:
     description:
       - The database. It must take a connection, accept writes and have the extension.
@@ -189,6 +239,10 @@ options:
     description:
       - Bearer token.
     type: str
+  prometheus_token_file:
+    description:
+      - Path of a file with the bearer token. It is read again when it has changed, so that another program may renew it meanwhile.
+    type: path
   prometheus_user:
     description:
       - User for basic authentication, together with O(prometheus_password).
@@ -197,10 +251,22 @@ options:
     description:
       - Password for basic authentication.
     type: str
+  prometheus_tenant:
+    description:
+      - Tenant of a multi-tenant server such as Mimir, sent as the header C(X-Scope-OrgID).
+    type: str
   prometheus_headers:
     description:
-      - Further HTTP headers, such as the tenant of a multi-tenant server.
+      - Further HTTP headers. Their values are secrets.
     type: dict
+  prometheus_client_cert:
+    description:
+      - Path of the client certificate that is shown to Prometheus, in PEM format.
+    type: path
+  prometheus_client_key:
+    description:
+      - Path of the key of O(prometheus_client_cert), in PEM format without a passphrase, unless the certificate's file holds it.
+    type: path
   prometheus_validate_certs:
     description:
       - Whether Prometheus' certificate is verified.
@@ -224,109 +290,6 @@ options:
       - Number of targets that must be up.
     type: int
     default: 1
-  metrics:
-    description:
-      - The metrics of the gates to come, as for M(signal.rollout.metric_gate). Their options must be right, and Prometheus must be
-        able to answer their queries. No data is fine here.
-    type: list
-    elements: dict
-    suboptions:
-      name:
-        description:
-          - Name of the figure in messages and results. Each name once.
-        type: str
-        required: true
-      query:
-        description:
-          - PromQL that gives exactly one number, a scalar or a vector of one series.
-          - C($hold) in it stands for the time since the start of the hold, for example C(increase(x[$hold])).
-          - Exactly one of O(metrics[].query) and O(metrics[].preset).
-        type: str
-      preset:
-        description:
-          - A ready-made query, with its traps handled. Each answers with nothing, and never with 0, when there is nothing to see.
-          - V(error_percent) is the share of answers with a code of 500 or more in C(signal_requests_total), in C(%). It sees the
-            very first error of a series that did not exist before, and is right across restarts of counters.
-          - V(gateway_error_percent) is the same as Envoy's gateways see it, which includes the 503 for a version without a living
-            pod.
-          - V(p99_ms) and V(websocket_p99_ms) are the 99th percentiles of C(signal_request_duration_seconds) and
-            C(signal_websocket_latency_seconds), in C(ms).
-          - V(cpu_percent_of_limit) and V(memory_percent_of_limit) are the use of the worst pod in percent of its limit, by the
-            kubelet's C(container_cpu_usage_seconds_total) and C(container_memory_working_set_bytes).
-          - V(requests) counts the requests of the window.
-          - V(cache_hit_percent) is the share of C(signal_cache_hits_total) in all lookups, in C(%).
-          - V(pods_seen) counts the pods that can be scraped, in C(pods). It is 0 only while pods of another version are seen.
-        type: str
-        choices:
-          - cache_hit_percent
-          - cpu_percent_of_limit
-          - error_percent
-          - gateway_error_percent
-          - memory_percent_of_limit
-          - p99_ms
-          - pods_seen
-          - requests
-          - websocket_p99_ms
-      preset_vars:
-        description:
-          - Variables of the preset. All take C(labels), a dictionary of further labels that the series must have.
-          - V(error_percent), V(p99_ms), V(websocket_p99_ms), V(requests) and V(cache_hit_percent) need C(version) and C(window), a
-            duration such as V(30s), or V($hold).
-          - V(gateway_error_percent) needs C(version) (the subset), C(host) (the full name of the service) and C(window).
-          - V(cpu_percent_of_limit) needs C(namespace), C(pod) (a regular expression), C(container), C(window) and C(limit_cores).
-          - V(memory_percent_of_limit) needs C(namespace), C(pod), C(container) and C(limit_bytes).
-          - V(pods_seen) needs C(version).
-        type: dict
-      below:
-        description:
-          - The figure must be less than this. A figure equal to it breaks the limit.
-          - Exactly one of O(metrics[].below), O(metrics[].at_most), O(metrics[].above) and O(metrics[].at_least) is needed.
-        type: float
-      at_most:
-        description:
-          - The figure must be this or less.
-        type: float
-      above:
-        description:
-          - The figure must be more than this. A figure equal to it breaks the limit.
-        type: float
-      at_least:
-        description:
-          - The figure must be this or more.
-        type: float
-      unit:
-        description:
-          - Unit of the figure and its limit, such as V(%) or V(ms). It is needed for every metric and never guessed.
-          - With a preset it must be the preset's own unit.
-        type: str
-      failure_limit:
-        description:
-          - How many polls of the whole hold may be over the limit. One more is a breach.
-        type: int
-        default: 0
-      no_data:
-        description:
-          - What a poll without data means. V(hold) is to wait and see, within the outage budget.
-          - V(breach) counts it as a poll over the limit. Nothing makes it a pass.
-        type: str
-        choices: [hold, breach]
-        default: hold
-      dry_run:
-        description:
-          - Measure and show the figure, but never decide by it.
-        type: bool
-        default: false
-      freshness:
-        description:
-          - PromQL for the unix time of the newest scrape behind the figure, such as C(min(timestamp(x))). Presets bring their own.
-          - Without it only the time of Prometheus' own evaluation is looked at, by this host's clock. That shows an answer from a
-            cache or a wrong clock, but not a target that is no longer scraped, whose last samples stay visible for some minutes.
-        type: str
-      window:
-        description:
-          - Length of the query's window in seconds. It is used to tell the worst-case detection time, and to refuse a window of
-            fewer than two scrapes. Presets know theirs.
-        type: float
   minimum_requests:
     description:
       - The sample floor of the gates to come, as for M(signal.rollout.metric_gate).
@@ -343,8 +306,11 @@ options:
           - A ready-made query, with its traps handled. Each answers with nothing, and never with 0, when there is nothing to see.
           - V(error_percent) is the share of answers with a code of 500 or more in C(signal_requests_total), in C(%). It sees the
             very first error of a series that did not exist before, and is right across restarts of counters.
-          - V(gateway_error_percent) is the same as Envoy's gateways see it, which includes the 503 for a version without a living
-            pod.
+          - V(gateway_error_percent) is the same as Envoy's gateways see it by C(envoy_cluster_upstream_rq), which includes the 503
+            for a version without a living pod. V(gateway_p99_ms) is the 99th percentile of C(envoy_cluster_upstream_rq_time), by
+            Envoy's buckets (50, 100, 250, 500 ms), between which it is interpolated. V(gateway_requests) counts the requests.
+          - V(istio_error_percent), V(istio_p99_ms) and V(istio_requests) are the same by C(istio_requests_total) and
+            C(istio_request_duration_milliseconds), which Istio's own proxies report.
           - V(p99_ms) and V(websocket_p99_ms) are the 99th percentiles of C(signal_request_duration_seconds) and
             C(signal_websocket_latency_seconds), in C(ms).
           - V(cpu_percent_of_limit) and V(memory_percent_of_limit) are the use of the worst pod in percent of its limit, by the
@@ -358,6 +324,11 @@ options:
           - cpu_percent_of_limit
           - error_percent
           - gateway_error_percent
+          - gateway_p99_ms
+          - gateway_requests
+          - istio_error_percent
+          - istio_p99_ms
+          - istio_requests
           - memory_percent_of_limit
           - p99_ms
           - pods_seen
@@ -368,7 +339,11 @@ options:
           - Variables of the preset. All take C(labels), a dictionary of further labels that the series must have.
           - V(error_percent), V(p99_ms), V(websocket_p99_ms), V(requests) and V(cache_hit_percent) need C(version) and C(window), a
             duration such as V(30s), or V($hold).
-          - V(gateway_error_percent) needs C(version) (the subset), C(host) (the full name of the service) and C(window).
+          - V(gateway_error_percent), V(gateway_p99_ms) and V(gateway_requests) need C(version) (the subset, V("") where the
+            destination has none), C(host) (the full name of the service) and C(window).
+          - V(istio_error_percent), V(istio_p99_ms) and V(istio_requests) need C(version) (of the label C(destination_version)),
+            C(service), C(namespace) and C(window), and take C(reporter), which is V(source) (what callers saw, the default) or
+            V(destination).
           - V(cpu_percent_of_limit) needs C(namespace), C(pod) (a regular expression), C(container), C(window) and C(limit_cores).
           - V(memory_percent_of_limit) needs C(namespace), C(pod), C(container) and C(limit_bytes).
           - V(pods_seen) needs C(version).
@@ -406,6 +381,7 @@ options:
 requirements:
   - psycopg2 >= 2.8 (Python library), for O(postgresql)
   - requests (Python library), for O(prometheus_url)
+  - jmespath (Python library), for O(metrics[].http)
   - redis (Python library), for O(redis_url)
   - apprise (Python library), for O(notification_targets)
   - PyYAML (Python library), for O(manifests)
@@ -429,7 +405,7 @@ EXAMPLES = r"""
     manifests:
       - release/k8s/configmaps/signal-service-config.yaml
       - release/k8s/deployments/signal-service-v2-green.yaml
-    virtual_service: {name: signal-service, stable: v1, canary: v2}
+    traffic_route: {name: signal-service, stable: v1, canary: v2}
     postgresql:
       login_host: timescaledb.example.com
       login_user: signal_owner
@@ -458,6 +434,15 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+break_glass:
+  description:
+    - A shell line of kubectl that puts all traffic of O(traffic_route) back to the stable destination and needs nothing of this
+      collection. It fails rather than to touch other destinations than those that were read. Empty when the route could not be read.
+  returned: always
+  type: str
+  sample: >-
+    kubectl -n signal patch virtualservice signal-service --type=json -p
+    '[{"op":"add","path":"/spec/http/0/route/0/weight","value":100},{"op":"add","path":"/spec/http/0/route/1/weight","value":0}]'
 problems:
   description: Every reason not to begin. Empty on success.
   returned: always

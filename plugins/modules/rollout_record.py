@@ -38,12 +38,13 @@ options:
   state:
     description:
       - V(begin) takes the lock and opens the record, or resumes the one of the same plan.
-      - V(step) writes what happened in a step, V(message) that a message was sent.
+      - V(resume) does so only when there is an unfinished release of this very plan, and takes the lock from a run that is dead.
+      - V(step) writes what happened in a step, V(message) that a message was sent, V(event) what else happened.
       - V(finish) writes the outcome and gives the lock back, V(release) only gives it back.
       - V(takeover) takes the lock from a run that is dead, V(show) only reads.
     type: str
     required: true
-    choices: [begin, step, message, finish, release, takeover, show]
+    choices: [begin, resume, step, message, event, finish, release, takeover, show]
   service:
     description: Name of the service. Lease and ConfigMap are both named C(signal-rollout-SERVICE).
     type: str
@@ -74,6 +75,33 @@ options:
     description: Ids of messages that were sent, as RV(signal.rollout.notify#module:record_events) gives them.
     type: list
     elements: str
+  event:
+    description: What happened besides the steps, for O(state=event). The newest 50 are kept.
+    type: dict
+    suboptions:
+      kind:
+        description: What kind of event it is.
+        type: str
+        required: true
+        choices: [interrupted, guard, drift, outage, resumed]
+      words:
+        description: One line for people.
+        type: str
+        required: true
+      by:
+        description: Who saw or did it.
+        type: str
+        default: playbook
+      before:
+        description: Weight of the canary before, in percent.
+        type: int
+      after:
+        description: Weight of the canary afterwards, in percent.
+        type: int
+  traffic:
+    description:
+      - How the live traffic is split, as RV(signal.rollout.canary_weight#module:before) gives it. RV(unfinished) then speaks of it.
+    type: dict
   outcome:
     description: How the release ended.
     type: str
@@ -83,7 +111,10 @@ options:
       - Name under which the lock is held. Without it, the task fills in the run of ansible-playbook or the AWX job.
     type: str
   takeover:
-    description: Holder whose lock may be taken, as a proof that somebody looked. It must show no life for a whole lease duration.
+    description:
+      - Holder whose lock may be taken, as a proof that somebody looked. It must show no life for a whole lease duration, unless an
+        event in the record tells that its end was seen.
+      - With O(state=resume) it may be omitted; whoever holds the lock is then held to the same rule.
     type: str
   lease_duration:
     description: Seconds without a sign of life after which a holder may be taken for dead.
@@ -159,6 +190,26 @@ log_text:
   returned: always
   type: str
   sample: "| Time | Action | Status | Notes |"
+events:
+  description:
+    - What happened besides the steps, oldest first. C(before) and C(after) are the canary's weight in percent.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - time: "2026-11-24T12:05:12.104214Z"
+      kind: interrupted
+      signal: SIGTERM
+      by: metric_gate
+      holder: jane@bastion/4711-991234
+      before: 10
+      after: 0
+      words: all traffic is back on v1
+unfinished:
+  description: For people, what is known of a release that neither completed nor was taken back, and what to do. Empty without one.
+  returned: always
+  type: str
+  sample: "UNFINISHED RELEASE of signal-service: v1 -> v2, begun 2026-11-24 12:00:01 UTC by jane@bastion/4711-991234"
 next_command:
   description: The command that makes sense next.
   returned: always

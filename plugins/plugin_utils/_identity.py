@@ -9,8 +9,9 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from pathlib import Path
 from typing import Any
+
+from ansible_collections.signal.rollout.plugins.module_utils._processes import Process, start_time
 
 
 def run_identity(task_vars: dict[str, Any]) -> str:
@@ -23,7 +24,13 @@ def run_identity(task_vars: dict[str, Any]) -> str:
             return f"awx-job-{task_vars[name]}"
     # A task runs in a worker that ansible-playbook forked: the parent is the run.
     run = os.getppid()
-    return f"{_user()}@{socket.gethostname()}/{run}-{_started(run)}"
+    return f"{_user()}@{socket.gethostname()}/{run}-{start_time(run)}"
+
+
+def run_process() -> Process:
+    """Return the ansible-playbook whose task this is. Called in the worker that it has forked for the task."""
+    run = os.getppid()
+    return Process(run, start_time(run))
 
 
 def _user() -> str:
@@ -31,13 +38,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def _started(pid: int) -> str:
-    """Return the start time of ``pid`` in clock ticks since boot (Linux), or '0' where that cannot be read."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "0"
-    # The command name may hold spaces and parentheses; the fields after its last one are fixed.
-    return stat.rpartition(")")[2].split()[19]

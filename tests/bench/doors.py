@@ -68,9 +68,7 @@ def seconds(module: str, arguments: dict[str, Any], count: int, door: str, folde
     path.write_text(yaml.safe_dump([play]), encoding="utf-8")
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     started = time.perf_counter()
-    done = subprocess.run(
-        [str(ANSIBLE_PLAYBOOK), "-i", "localhost,", str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(ANSIBLE_PLAYBOOK), "-i", "localhost,", str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     spent = time.perf_counter() - started
     if done.returncode:
         sys.exit(f"{module} through door {door} failed:\n{done.stdout}{done.stderr}")

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.signal.rollout.plugins.module_utils._processes import start_time
 
 SECRET = "s3cret-token-of-the-contract-test"
 # What may differ between the doors: clock readings and Ansible's own bookkeeping.
@@ -37,6 +40,8 @@ def nobody() -> str:
 
 ROUTE = {"name": "signal-service", "stable": "v1", "canary": "v2", "weight": 10}
 RECORD = {"state": "show", "service": "signal-service", "holder": "contract-test"}
+# Without these the task fills in its own run, another one each time.
+RUN = {"holder": "contract-test", "watch": {"pid": 2**22, "started": "1"}}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "unknown option": ("canary_weight", {**ROUTE, "wieght": 10}),
@@ -46,9 +51,36 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "option outside its choices": ("canary_weight", {**ROUTE, "kind": "Ingress"}),
     "required_if not met": ("rollout_record", {"state": "begin", "service": "signal-service", "holder": "x"}),
     "weight out of range": ("canary_weight", {**ROUTE, "weight": 101}),
+    "required_if not met, guard": ("traffic_guard", {"state": "started", "service": "signal-service", **RUN}),
+    "a process that is not there": (
+        "traffic_guard",
+        {
+            "state": "started",
+            "service": "signal-service",
+            **RUN,
+            "abort_route": {"name": "signal-service", "stable": "v1", "canary": "v2"},
+        },
+    ),
     "unreachable server": ("canary_weight", ROUTE),
     "unreachable server, workload": ("workload_ready", {"name": "signal-service-v2"}),
     "unreachable server, record": ("rollout_record", RECORD),
+    "unreachable server, drain": ("connection_drain", {name: value for name, value in ROUTE.items() if name != "weight"}),
+    "unreachable server, scale": ("workload_scale", {"name": "signal-service-v2", "replicas": 0}),
+    "unreachable server, snapshot": (
+        "workload_snapshot",
+        {"state": "restored", "service": "signal-service", "name": "signal-service-v1"},
+    ),
+    "snapshot of no release": ("workload_snapshot", {"state": "taken", "service": "signal-service", "name": "signal-service-v1"}),
+    "replicas below 0": ("workload_scale", {"name": "signal-service-v2", "replicas": -1}),
+    "no replicas": ("workload_scale", {"name": "signal-service-v2"}),
+    "gauge without its port": (
+        "connection_drain",
+        {"name": "signal-service", "stable": "v1", "canary": "v2", "pods": {"selector": "version=v2"}},
+    ),
+    "drain that would last for ever": (
+        "connection_drain",
+        {"name": "signal-service", "stable": "v1", "canary": "v2", "longest_request": 1e9},
+    ),
 }
 
 
@@ -62,6 +94,52 @@ def test_both_doors_refuse_alike(case: str, run_task: Any, nobody: str) -> None:
     assert here.code == there.code != 0
     assert comparable(here.result) == comparable(there.result)
     assert "Traceback" not in here.result["msg"]
+
+
+def test_guard_whose_server_is_away_is_refused_by_both_doors_and_leaves_no_process(run_task: Any, nobody: str, tmp_path: Path) -> None:
+    arguments = {
+        "state": "started",
+        "service": "signal-service",
+        "holder": "contract-test",
+        "watch": {"pid": os.getpid(), "started": start_time(os.getpid())},
+        "abort_route": {"name": "signal-service", "stable": "v1", "canary": "v2"},
+        "state_dir": str(tmp_path),
+        "host": nobody,
+    }
+    here = run_task("traffic_guard", arguments, door="in_process")
+    there = run_task("traffic_guard", arguments, door="module")
+    assert here.result["failed"] is True and "No answer from the Kubernetes API" in here.result["msg"]
+    assert comparable(here.result) == comparable(there.result)
+    assert list(tmp_path.glob("*/guard.json")) == []
+
+
+def test_sources_of_a_gate_are_refused_alike_and_their_secrets_show_nowhere(run_task: Any, nobody: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{SECRET}-file")
+    http = {"url": f"{nobody}/figures?key={SECRET}-url", "json_path": "a.b", "token": f"{SECRET}-token", "headers": {"X-Key": f"{SECRET}-header"}}
+    arguments = {
+        "prometheus_url": nobody,
+        "prometheus_token_file": str(tmp_path / "token"),
+        "prometheus_headers": {"X-Key": f"{SECRET}-prometheus"},
+        "duration": 2,
+        "metrics": [
+            {"name": "by query", "query": "up", "below": 1, "unit": "x"},
+            {"name": "by http", "http": http, "below": 1, "unit": "x"},
+        ],
+        "synthetic": {
+            "url": nobody, "headers": {"x-canary": "v2"}, "secret_headers": {"X-Key": f"{SECRET}-synthetic"},
+            "expect": {"header": "x-version", "value": "v2"}, "when": "always",
+        },
+    }
+    here = run_task("metric_gate", arguments, door="in_process", check=True, options=["-vvvvv"])
+    there = run_task("metric_gate", arguments, door="module", check=True, options=["-vvvvv"])
+    assert comparable(here.result) | {"started": ""} == comparable(there.result) | {"started": ""}
+    assert "2 of 2 queries cannot be used" in here.result["msg"]
+    shown = [text.replace(f"?key={SECRET}-url", "") for text in (here.output, there.output)]
+    assert all(SECRET not in text for text in shown)
+    mistaken = {**arguments, "metrics": [{"name": "by http", "http": {**http, "json_path": "a["}, "below": 1, "unit": "x"}], "prometheus_tenant": "a\nb"}
+    here, there = (run_task("metric_gate", mistaken, door=door) for door in ("in_process", "module"))
+    assert comparable(here.result) == comparable(there.result)
+    assert "no JMESPath expression" in here.result["msg"] and "prometheus_tenant: it has a line break" in here.result["msg"]
 
 
 @pytest.mark.parametrize("door", ["in_process", "module"])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _canary_weight, _kube, _record
+from ansible_collections.signal.rollout.plugins.module_utils import _kube, _record, _virtual_service
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = Path(os.environ.get("SIGNAL_LAB_DIR", "/var/lib/signal-lab"))
@@ -114,13 +114,14 @@ class Stage:
 
     @property
     def virtual_service(self) -> dict[str, Any]:
-        found = self.find(*_canary_weight.ISTIO, "virtualservices", "signal-service")
+        found = self.find(*_virtual_service.GROUP, "virtualservices", "signal-service")
         assert found is not None
         return found
 
     def weights(self) -> list[int]:
         """Percent on v1 and on v2."""
-        return [entry.get("weight", 0) for entry in self.virtual_service["spec"]["http"][0]["route"]]
+        primary = next(entry for entry in self.virtual_service["spec"]["http"] if entry.get("name") == "primary")
+        return [entry.get("weight", 0) for entry in primary["route"]]
 
     def replicas(self, version: str) -> int | None:
         found = self.find("apps", "v1", "deployments", f"signal-service-{version}")
@@ -128,7 +129,7 @@ class Stage:
 
     def record(self) -> dict[str, Any]:
         found = self.find("", "v1", "configmaps", _record.record_name("signal-service"))
-        return {} if found is None else json.loads(found["data"][_record.RECORD_KEY])
+        return json.loads(((found or {}).get("data") or {}).get(_record.RECORD_KEY, "{}"))
 
     def holder(self) -> str:
         found = self.find("coordination.k8s.io", "v1", "leases", _record.lease_name("signal-service"))
@@ -168,6 +169,19 @@ class Stage:
         """Stop the traffic and return its totals."""
         labctl("traffic", "stop")
         return json.loads((LAB / "traffic.json").read_text(encoding="utf-8"))["totals"]
+
+
+@pytest.fixture
+def quiet_stage(tmp_path: Path) -> Iterator[Stage]:
+    """The lab at its baseline, without any user."""
+    labctl("traffic", "stop")
+    labctl("heal")
+    labctl("reset")
+    made = Stage(tmp_path)
+    yield made
+    for run in made.runs:
+        run.kill()
+    labctl("heal")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from ansible_collections.signal.rollout.plugins.module_utils import _catalogue
 
 from .conftest import LAB, SINK, Stage, labctl
 
@@ -53,6 +55,27 @@ def test_release_loses_no_request_and_a_second_run_changes_nothing(stage: Stage)
     done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stage.weights() == BLUE
+
+
+def test_release_begins_once_people_have_attested_what_it_demands_and_ticks_the_other_boxes_itself(stage: Stage) -> None:
+    demanded = {"preflight_required_boxes": ["code", "documentation.runbook"]}
+    refused = stage.play("deploy_v2", **demanded)
+    flat = " ".join(refused.output.split())
+    assert refused.code != 0 and "8 of 8 boxes that must be ticked" in flat and "code.review 'Code review completed'" in flat
+    assert stage.record() == {} and stage.weights() == BLUE and stage.replicas("v2") is None
+    attested = stage.play("attest", attest_items="code, documentation.runbook", attest_comment="pull request 412")
+    assert attested.code == 0 and attested.changed == 1, attested.output[-4000:]
+    deployed = stage.play("deploy_v2", **demanded)
+    assert deployed.code == 0, deployed.output[-4000:]
+    shown = stage.play("status")
+    assert shown.code == 0, shown.output[-4000:]
+    boxes = dict(reversed(box) for box in re.findall(r"^ +\[(.)\] .*?\(([a-z_0-9]+\.[a-z_0-9]+): ", shown.output, re.MULTILINE))
+    assert list(boxes) == [item.id for item in _catalogue.ITEMS]
+    # The quick release runs no load test and is too short for a leak; the old version is still there.
+    later = {"step_4.performance", "technical.memory_leaks", "step_5.remove_old", "step_5.service", "step_5.configmaps"}
+    open_boxes = {item.id for item in _catalogue.ITEMS if item.kind == _catalogue.AUTOMATIC and boxes[item.id] not in "x-"}
+    assert open_boxes == later, shown.output[-12000:]
+    assert boxes["code.review"] == "x" and boxes["signoff.qa"] == " " and "pull request 412" in shown.output
 
 
 @pytest.mark.parametrize("weight", [10, 50, 100])
@@ -166,16 +189,21 @@ def test_cleanup_removes_blue_only_after_confirmation_and_a_complete_release(sta
     service = stage.find("", "v1", "services", "signal-service")
     assert service is not None and service["spec"]["selector"]["version"] == "v2"
     assert stage.find("", "v1", "configmaps", "signal-service-config-v1") is None
+    # The WebSockets that blue had all along did not leave by themselves: they were counted, and told to go.
+    drain = stage.record()["steps"]["cleanup"]["evidence"]["drain"]
+    assert drain["start"]["websockets"] == 10 and drain["cut"] == 10 and drain["end"]["requests"] == 0
     again = stage.play("cleanup", cleanup_confirmed=True)
     assert again.code == 0 and again.changed == 0, again.output[-4000:]
-    assert stage.traffic()["failed"] == 0
+    totals = stage.traffic()
+    assert totals["failed"] == 0 and totals["websocket"]["closed"] == {"1001": 10}
 
 
 def test_check_mode_prints_the_plan_and_writes_nothing(stage: Stage) -> None:
     before = stage.virtual_service["metadata"]["resourceVersion"]
     ended = stage.play("deploy_v2", "--check")
     assert ended.code == 0, ended.output[-4000:]
-    assert "Would route 10 %" in " ".join(ended.output.split())
+    said = " ".join(ended.output.split())
+    assert "Would have " in said and "pods ready, route 10 % of the traffic to v2" in said
     assert stage.virtual_service["metadata"]["resourceVersion"] == before
     assert stage.record() == {} and stage.holder() == "" and stage.replicas("v2") is None and stage.revision() == "0001"
 

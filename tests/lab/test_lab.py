@@ -52,6 +52,11 @@ def through_gateway(path: str = "/api/v1/status") -> int:
     return http_get(settings.GATEWAY_URL + path, GATEWAY, timeout=5)[0]
 
 
+def weights_of(virtual_service: dict) -> dict[str, int]:
+    primary = next(entry for entry in virtual_service["spec"]["http"] if entry.get("name") == "primary")
+    return {route["destination"]["subset"]: route.get("weight", 0) for route in primary["route"]}
+
+
 def v1_pods() -> list[dict]:
     return Cluster(PATHS).api.list("Pod", "signal", "app=signal-service,version=v1")
 
@@ -200,8 +205,7 @@ def test_reset_goes_back_to_the_baseline(lab: None, labctl: Labctl) -> None:
     assert api.get("Lease", "signal", "rollout") is None
     assert api.get("ConfigMap", "signal", "signal-service-knobs-v2") is None
     assert (api.get("Service", "signal", "signal-service") or {})["spec"]["selector"] == {"app": "signal-service"}
-    routes = (api.get("VirtualService", "signal", "signal-service") or {})["spec"]["http"][0]["route"]
-    assert {route["destination"]["subset"]: route.get("weight", 0) for route in routes} == {"v1": 100, "v2": 0}
+    assert weights_of(api.get("VirtualService", "signal", "signal-service") or {}) == {"v1": 100, "v2": 0}
     assert through_gateway() == 200
     assert json.loads(http_get(settings.SINK_URL + "/messages")[2]) == []
     assert "open breaks: none" in labctl("status").stdout
@@ -316,7 +320,7 @@ def test_break_no_metrics(baseline: None, labctl: Labctl) -> None:
 def test_break_foreign_edit(baseline: None, labctl: Labctl) -> None:
     def state() -> tuple[dict[str, int], set[str]]:
         found = Cluster(PATHS).api.get("VirtualService", "signal", "signal-service") or {}
-        weights = {route["destination"]["subset"]: route.get("weight", 0) for route in found["spec"]["http"][0]["route"]}
+        weights = weights_of(found)
         managers = {entry["manager"] for entry in found["metadata"]["managedFields"] if "f:http" in entry.get("fieldsV1", {}).get("f:spec", {})}
         return weights, managers
 

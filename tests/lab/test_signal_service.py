@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -81,7 +82,10 @@ def rows(statement: str) -> list[list[str]]:
 
 
 def weights(v2: int) -> None:
-    patch = [{"op": "replace", "path": f"/spec/http/0/route/{n}/weight", "value": value} for n, value in ((0, 100 - v2), (1, v2))]
+    # The route before it goes by a header.
+    primary = "/spec/http/1"
+    patch: list[dict[str, Any]] = [{"op": "test", "path": f"{primary}/name", "value": "primary"}]
+    patch += [{"op": "replace", "path": f"{primary}/route/{n}/weight", "value": value} for n, value in ((0, 100 - v2), (1, v2))]
     kubectl("patch", "virtualservice", "signal-service", "--type", "json", "-p", json.dumps(patch))
 
 

@@ -349,3 +349,19 @@ def test_plugins_carry_the_licence() -> None:
         if "SPDX-License-Identifier: GPL-3.0-or-later" not in (ROOT / name).read_text()[:600]
     ]
     assert bad == []
+
+
+# --- Prometheus ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["canary", "preflight"])
+def test_every_way_to_reach_prometheus_is_a_variable_of_the_roles_that_ask_it(role: str) -> None:
+    engine = importlib.import_module(f"{PACKAGE}.module_utils._prometheus")
+    options = {*engine.ARGUMENT_SPEC, *(spec["aliases"][0] for spec in engine.TLS_SPEC.values())}
+    passed = load(ROOT / f"roles/{role}/vars/main.yml")[f"_{role}_prometheus"]
+    assert set(passed) == options
+    assert all(f"rollout_{name} " in value for name, value in passed.items())
+    variables = load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert {f"rollout_{name}" for name in options} <= set(variables)
+    secrets = {name for name, spec in engine.ARGUMENT_SPEC.items() if spec.get("no_log")}
+    assert {name for name in options if variables[f"rollout_{name}"].get("no_log")} == secrets

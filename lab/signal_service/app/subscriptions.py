@@ -22,6 +22,7 @@ from .storage import Storage
 _MAX_INSTRUMENTS = 100
 _MAX_CONNECTIONS = 2000
 _GOING_AWAY = 1001
+_INTERNAL_ERROR = 1011
 _TRY_AGAIN_LATER = 1013
 
 log = logging.getLogger("signal.subscriptions")
@@ -84,7 +85,7 @@ class Subscriptions:
         session = Session(websocket)
         self._sessions.add(session)
         self._metrics.websocket_connections.inc()
-        sender = asyncio.create_task(session.send_forever())
+        sender = asyncio.create_task(self._send(session))
         try:
             session.reply({"type": "hello", "version": self._settings.version})
             while True:
@@ -100,6 +101,16 @@ class Subscriptions:
             self._metrics.websocket_connections.dec()
             for instrument in list(session.instruments):
                 self._end(session, instrument)
+
+    async def _send(self, session: Session) -> None:
+        try:
+            await session.send_forever()
+        except (WebSocketDisconnect, RuntimeError):
+            log.debug("client left while something was sent to it")
+        except Exception:
+            # A client that gets nothing more must learn so; silence looks like a market without ticks.
+            log.exception("sending to a client failed")
+            await self._close(session, _INTERNAL_ERROR)
 
     def _handle(self, session: Session, text: str) -> None:
         try:

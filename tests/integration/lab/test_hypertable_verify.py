@@ -6,23 +6,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg2
-import psycopg2.extensions
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.signal.rollout.plugins.module_utils import _hypertables as hv
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
-HOST = "10.79.0.50"
-SECRETS = Path(os.environ.get("SIGNAL_LAB_DIR", "/var/lib/signal-lab")) / "secrets"
+from .database import HOST, new_database, password, session
+
 MAX_QUERIES = 8
 
 # Three chunks of a day each. TimescaleDB folds the constants of partial indexes when it copies them to a chunk, so that their
@@ -61,34 +57,10 @@ GREEKS = {
 CLEAN = {"hypertables": [GREEKS], "tables": ["hv.signal_subscriptions"], "prefix": "signal_"}
 
 
-def password(role: str) -> str:
-    return (SECRETS / role).read_text(encoding="utf-8")
-
-
-@contextlib.contextmanager
-def session(database: str) -> Iterator[Any]:
-    """A superuser's cursor that commits by itself."""
-    connection = psycopg2.connect(host=HOST, dbname=database, user="postgres", password=password("postgres"), connect_timeout=5)
-    connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
-    try:
-        with connection.cursor() as cursor:
-            yield cursor
-    finally:
-        connection.close()
-
-
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    name = f"test_hv_{uuid.uuid4().hex[:8]}"
-    with session("postgres") as cursor:
-        cursor.execute(f"create database {name}")
-    try:
-        with session(name) as cursor:
-            cursor.execute("create extension timescaledb")
+    with new_database("hv", "", setup="create extension timescaledb") as name:
         yield name
-    finally:
-        with session("postgres") as cursor:
-            cursor.execute(f"drop database {name} with (force)")
 
 
 @pytest.fixture

@@ -20,15 +20,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.signal.rollout.plugins.module_utils import _kube, _metric_gate
-from ansible_collections.signal.rollout.plugins.module_utils._context import Context
+from ansible_collections.signal.rollout.plugins.module_utils import _events, _kube, _metric_gate
+from ansible_collections.signal.rollout.plugins.module_utils._context import DEATH, Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 from ansible_collections.signal.rollout.plugins.module_utils._weights import pod_is_ready
 
@@ -138,6 +138,31 @@ def test_edit_by_somebody_else_during_the_hold_ends_it_and_is_left_alone(mesh: M
     assert result["verdict"] == "error" and "'kubectl-edit'" in result["msg"]
     assert result["drift"]["seen"] == 25 and result["aborted"] is None
     assert mesh.weights() == [75, 25]
+
+
+def together(mesh: Mesh) -> tuple[Mesh, dict[str, Any]]:
+    """The mesh by its HTTPRoute, and the route options that move it with the VirtualService."""
+    other = mesh.of("HTTPRoute")
+    return other, {**route(mesh), "others": [{"kind": other.kind, **other.destinations}]}
+
+
+def test_routes_that_move_together_go_back_together(mesh: Mesh) -> None:
+    other, routes = together(mesh)
+    result = gate(metrics=[CALM, breaking_at(time.time() + 2.3)], duration=30, abort_route=routes, shift={"weight": 10})
+    assert result["verdict"] == "breach" and result["aborted"]["done"] is True
+    assert [entry["before"]["canary"] for entry in result["aborted"]["routes"]] == [10, 10]
+    assert [entry["confirmed"]["proxies"] for entry in result["aborted"]["routes"]] == [2, 2]
+    assert mesh.weights() == other.weights() == [100, 0]
+
+
+def test_edit_of_a_route_that_moves_along_is_seen_during_the_hold(mesh: Mesh) -> None:
+    other, routes = together(mesh)
+    edit = threading.Timer(3.0, other.edit, [other.foreign(75, 25)])
+    edit.start()
+    result = gate(duration=60, abort_route=routes, shift={"weight": 10})
+    edit.join()
+    assert result["verdict"] == "error" and result["drift"]["object"] == f"HTTPRoute {mesh.namespace}/echo"
+    assert (result["drift"]["seen"], other.weights()) == (25, [75, 25])
 
 
 def test_nothing_is_shifted_for_a_query_that_can_never_be_answered(mesh: Mesh) -> None:
@@ -352,6 +377,16 @@ def lease(mesh: Mesh) -> Iterator[dict[str, Any]]:
     mesh.kube.delete(f"{path}/gate")
 
 
+@pytest.fixture
+def events(mesh: Mesh, lease: dict[str, Any]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The events in the record that belongs to the Lease."""
+    path = _kube.path_of("", "v1", "configmaps", mesh.namespace)
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "gate"}, "data": {_events.RECORD_KEY: json.dumps({"version": "v2"})}}
+    mesh.kube.post(path, body)
+    yield lambda: json.loads(mesh.kube.get(f"{path}/gate")["data"][_events.RECORD_KEY]).get("events") or []
+    mesh.kube.delete(f"{path}/gate")
+
+
 def lease_of(mesh: Mesh) -> dict[str, Any]:
     return mesh.kube.get(_kube.path_of("coordination.k8s.io", "v1", "leases", mesh.namespace, "gate"))["spec"]
 
@@ -443,9 +478,12 @@ def test_both_doors_give_the_same_answer(mesh: Mesh, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_every_way_to_end_ansible_playbook_during_a_hold_puts_traffic_back(mesh: Mesh, tmp_path: Path, number: signal.Signals) -> None:
+def test_every_way_to_end_ansible_playbook_during_a_hold_puts_traffic_back_and_is_recorded(
+    mesh: Mesh, tmp_path: Path, number: signal.Signals, lease: dict[str, Any], events: Callable[[], list[dict[str, Any]]]
+) -> None:
     mesh.shift(10)
-    process = play(tmp_path, {"prometheus_url": URL, "duration": 60, "metrics": [CALM], "abort_route": route(mesh)}, "in_process")
+    arguments = {"prometheus_url": URL, "duration": 60, "metrics": [CALM], "abort_route": route(mesh), "lease": lease}
+    process = play(tmp_path, arguments, "in_process")
     assert process.stdout is not None
     for line in process.stdout:
         if "hold 00:58 left" in line:
@@ -458,11 +496,22 @@ def test_every_way_to_end_ansible_playbook_during_a_hold_puts_traffic_back(mesh:
     process.wait(timeout=20)
     assert process.returncode != 0
     assert not (tmp_path / "result.json").exists()
+    wait_until("the record tells of it", events, 10)
+    (event,) = events()
+    # TERM also ends ansible-playbook, and either may be seen first; HUP and KILL are seen by its death only.
+    seen = {signal.SIGINT: {"SIGINT"}, signal.SIGTERM: {"SIGTERM", DEATH}}.get(number, {DEATH})
+    assert event["signal"] in seen
+    assert (event["kind"], event["by"], event["holder"]) == ("interrupted", "metric_gate", "me")
+    assert (event["before"], event["after"]) == (10, 0)
 
 
-def test_an_interruption_holds_the_weight_by_option(mesh: Mesh, tmp_path: Path) -> None:
-    mesh.shift(10)
-    arguments = {"prometheus_url": URL, "duration": 60, "metrics": [CALM], "abort_route": route(mesh), "on_interrupt": "hold"}
+def test_an_interruption_holds_the_weight_by_option(
+    mesh: Mesh, tmp_path: Path, lease: dict[str, Any], events: Callable[[], list[dict[str, Any]]]
+) -> None:
+    arguments = {
+        "prometheus_url": URL, "duration": 60, "metrics": [CALM], "abort_route": route(mesh), "shift": {"weight": 10},
+        "on_interrupt": "hold", "lease": lease,
+    }
     process = play(tmp_path, arguments, "in_process")
     assert process.stdout is not None
     for line in process.stdout:
@@ -473,6 +522,8 @@ def test_an_interruption_holds_the_weight_by_option(mesh: Mesh, tmp_path: Path) 
     process.wait(timeout=20)
     time.sleep(1.5)
     assert mesh.weights() == [90, 10]
+    (event,) = events()
+    assert (event["kind"], event["before"], event["after"]) == ("interrupted", 10, 10)
 
 
 def test_a_token_is_never_shown(tmp_path: Path) -> None:
@@ -511,7 +562,8 @@ def visitors() -> Iterator[None]:
 
 def version_that_serves(kube: _kube.Kube) -> str:
     found = kube.get(_kube.path_of("networking.istio.io", "v1", "virtualservices", "signal", "signal-service"))
-    return max(found["spec"]["http"][0]["route"], key=lambda entry: entry.get("weight", 0))["destination"]["subset"]
+    primary = next(entry for entry in found["spec"]["http"] if entry.get("name") == "primary")
+    return max(primary["route"], key=lambda entry: entry.get("weight", 0))["destination"]["subset"]
 
 
 def test_the_presets_measure_the_real_service(kube: _kube.Kube, visitors: None) -> None:

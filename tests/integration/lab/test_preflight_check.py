@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from ansible_collections.signal.rollout.plugins.module_utils import _kube, _pref
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
-from .conftest import LAB, Mesh, connection
+from .conftest import LAB, Mesh, connection, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 RELEASE = ROOT / "lab/signal_service/release/k8s"
@@ -44,7 +46,7 @@ def sound(tmp_path: Path) -> dict[str, Any]:
             {"verb": "get", "resource": "namespaces", "name": "signal", "namespace": ""},
         ],
         "manifests": list(MANIFESTS),
-        "virtual_service": {"name": "signal-service", "route": "primary", "stable": "v1", "canary": "v2"},
+        "traffic_route": {"name": "signal-service", "route": "primary", "stable": "v1", "canary": "v2"},
         "postgresql": {
             "login_host": "10.79.0.50",
             "login_user": "signal_owner",
@@ -84,8 +86,8 @@ def test_a_sound_release_passes_every_check_in_seconds_and_writes_nothing(tmp_pa
     made: list[_kube.Kube] = []
     original = _kube.Kube.__init__
 
-    def remember(self: _kube.Kube, configuration: Any) -> None:
-        original(self, configuration)
+    def remember(self: _kube.Kube, *rest: Any) -> None:
+        original(self, *rest)
         made.append(self)
 
     sent: list[tuple[str, str]] = []
@@ -111,6 +113,16 @@ def test_a_sound_release_passes_every_check_in_seconds_and_writes_nothing(tmp_pa
     assert preflight(check_mode=True, **options)["problems"] == []
 
 
+def test_route_that_moves_too_but_may_not_be_written_is_told(tmp_path: Path) -> None:
+    options = sound(tmp_path)
+    options["traffic_route"]["others"] = [{"kind": "HTTPRoute", "name": "signal-service", "stable": "signal-service-v1", "canary": "signal-service-v2"}]
+    kept = {name: options[name] for name in ("namespace", "environment", "version", "manifests", "traffic_route")}
+    assert seen(preflight(**kept, kubeconfig=options["kubeconfig"]), "traffic_route") == []
+    refused = preflight(**kept, kubeconfig=str(LAB / "kubeconfig/viewer"))
+    told = [item["object"] for item in refused["problems"] if item["seen"].startswith("not allowed")]
+    assert told == ["patch httproutes.gateway.networking.k8s.io signal-service in namespace signal"], refused["msg"]
+
+
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     deployment = yaml.safe_load((RELEASE / "deployments/signal-service-v2-green.yaml").read_text())
     wrong = copy.deepcopy(deployment)
@@ -125,7 +137,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         rights=[{"verb": "delete", "resource": "namespaces", "namespace": ""}, {"verb": "list", "resource": "secrets"}, *options["rights"]],
         deployment="signal-service-v0",
         manifests=[wrong],
-        virtual_service={"name": "signal-service", "stable": "v1", "canary": "v3"},
+        traffic_route={"name": "signal-service", "stable": "v1", "canary": "v3"},
         postgresql={**options["postgresql"], "login_password": "wrong-password"},
         prometheus_url="http://10.79.0.52:9091",
         redis_url="redis://10.79.0.51:6380/0",
@@ -135,7 +147,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     result = preflight(**options)
     assert time.monotonic() - started < 30
     checks = {problem["check"] for problem in result["problems"]}
-    assert checks == {"namespace", "rights", "stable", "virtual_service", "manifests", "references", "database", "prometheus", "redis"}
+    assert checks == {"namespace", "rights", "stable", "traffic_route", "manifests", "references", "database", "prometheus", "redis"}
     by_variable = {problem["variable"]: problem for problem in result["problems"]}
     assert (by_variable["rollout_environment"]["seen"], by_variable["rollout_environment"]["expected"]) == ("lab", "production")
     assert "password authentication failed" in by_variable["rollout_db_owner_password"]["seen"]
@@ -172,19 +184,50 @@ def test_pods_that_the_stable_deployment_would_claim_are_refused(mesh: Mesh) -> 
     assert seen(preflight(**options), "references") == ["its pods match the selector of Deployment echo-v1"]
 
 
+def test_pods_that_the_namespace_would_refuse_are_told_before_they_are_needed(mesh: Mesh) -> None:
+    template = mesh.kube.get(mesh.path("deployments", "echo-v2", ("apps", "v1")))["spec"]["template"]
+    labels = {"app": "echo", "version": "v3"}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": {**template, "metadata": {"labels": labels}}}
+    green = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "echo-v3"}, "spec": spec}
+    options = {"kubeconfig": str(LAB / "kubeconfig/admin"), "namespace": mesh.namespace, "deployment": "echo-v1", "manifests": [green]}
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "echo-v3"}
+    made = [
+        ("resourcequotas", ("", "v1"), "v1", "ResourceQuota", {"hard": {"pods": "4", "requests.cpu": "1"}}),
+        ("limitranges", ("", "v1"), "v1", "LimitRange", {"limits": [{"type": "Container", "max": {"memory": "48Mi"}}]}),
+        ("horizontalpodautoscalers", ("autoscaling", "v2"), "autoscaling/v2", "HorizontalPodAutoscaler", {"scaleTargetRef": reference, "maxReplicas": 2}),
+    ]
+    paths = []
+    try:
+        for plural, group, version, kind, body in made:
+            mesh.kube.post(mesh.path(plural, None, group), {"apiVersion": version, "kind": kind, "metadata": {"name": "tight"}, "spec": body})
+            paths.append(mesh.path(plural, "tight", group))
+        wait_until("the quota is counted", lambda: (mesh.kube.get(paths[0]).get("status") or {}).get("used", {}).get("pods") == "2")
+        found = seen(preflight(**options, full_pods=3), "capacity")
+        assert found == [
+            "HorizontalPodAutoscaler tight with maxReplicas 2",
+            "pods: 2 of 4 used",
+            "container app with limits.memory 64Mi",
+        ]
+        # As many as the stable Deployment has: one.
+        assert seen(preflight(**options), "capacity") == ["container app with limits.memory 64Mi"]
+    finally:
+        for path in paths:
+            mesh.kube.delete(path)
+
+
 @pytest.mark.parametrize(
     ("operations", "words"),
     [
         ([{"op": "replace", "path": "/spec/http/0/route/0/weight", "value": 90}], "expected whole numbers that sum to 100"),
-        ([{"op": "replace", "path": "/spec/http/0/route/1/destination/subset", "value": "v9"}], "expected subset 'v2'"),
+        ([{"op": "replace", "path": "/spec/http/0/route/1/destination/subset", "value": "v9"}], "expected subset or host 'v2'"),
         ([{"op": "replace", "path": "/spec/http/0/name", "value": "renamed"}], "its http routes are 'renamed'"),
     ],
 )
 def test_a_route_that_cannot_be_shifted_is_told_in_its_own_words(mesh: Mesh, operations: list[dict[str, Any]], words: str) -> None:
     mesh.edit(operations)
     wanted = {"name": "echo", "route": "primary", "stable": "v1", "canary": "v2"}
-    result = preflight(kubeconfig=str(LAB / "kubeconfig/admin"), namespace=mesh.namespace, virtual_service=wanted)
-    assert words in seen(result, "virtual_service")[0]
+    result = preflight(kubeconfig=str(LAB / "kubeconfig/admin"), namespace=mesh.namespace, traffic_route=wanted)
+    assert words in seen(result, "traffic_route")[0]
 
 
 def test_a_subset_without_definition_is_told(mesh: Mesh) -> None:
@@ -192,10 +235,37 @@ def test_a_subset_without_definition_is_told(mesh: Mesh) -> None:
     mesh.kube.patch(path, [{"op": "remove", "path": "/spec/subsets/1"}])
     try:
         wanted = {"name": "echo", "stable": "v1", "canary": "v2"}
-        result = preflight(kubeconfig=str(LAB / "kubeconfig/admin"), namespace=mesh.namespace, virtual_service=wanted)
-        assert seen(result, "virtual_service") == ["subsets v1"]
+        result = preflight(kubeconfig=str(LAB / "kubeconfig/admin"), namespace=mesh.namespace, traffic_route=wanted)
+        service = f"echo.{mesh.namespace}.svc.cluster.local"
+        words = f"no DestinationRule in namespace {mesh.namespace} defines subset 'v2' of host {service} (subsets there: v1)"
+        assert seen(result, "traffic_route") == [words]
     finally:
         mesh.kube.patch(path, [{"op": "add", "path": "/spec/subsets/1", "value": {"name": "v2", "labels": {"version": "v2"}}}])
+
+
+@pytest.mark.parametrize("kind", ["VirtualService", "HTTPRoute"])
+def test_the_line_that_puts_traffic_back_works_as_pasted_and_touches_nothing_else(mesh: Mesh, kind: str) -> None:
+    one = mesh.of(kind)
+    wanted = {"kind": kind, "name": "echo", **one.destinations}
+    line = preflight(kubeconfig=str(LAB / "kubeconfig/admin"), namespace=mesh.namespace, traffic_route=wanted)["break_glass"]
+    environment = {**os.environ, "KUBECONFIG": str(LAB / "kubeconfig" / "admin"), "PATH": f"{LAB / 'bin'}:{os.environ['PATH']}"}
+
+    def paste() -> int:
+        return subprocess.run(line, shell=True, env=environment, capture_output=True, timeout=30, check=False).returncode
+
+    one.shift(50)
+    assert paste() == 0 and one.weights() == [100, 0]
+    # Other destinations than those that were read are not touched.
+    one.edit([{"op": "move", "from": f"{one.backends}/0", "path": f"{one.backends}/1"}, *one.foreign(75, 25)])
+    assert paste() != 0 and one.weights() == [75, 25]
+
+
+def test_a_gateway_that_is_not_programmed_is_told_in_its_own_words(mesh: Mesh) -> None:
+    one = mesh.of("HTTPRoute")
+    one.edit([{"op": "replace", "path": "/spec/parentRefs/0/name", "value": "nowhere"}])
+    wanted = {"kind": "HTTPRoute", "name": "echo", **one.destinations}
+    result = preflight(kubeconfig=str(LAB / "kubeconfig/admin"), namespace=mesh.namespace, traffic_route=wanted)
+    assert seen(result, "traffic_route") == ["its parent Gateway istio-system/nowhere does not exist, expected one that is Programmed"]
 
 
 def test_a_namespace_that_does_not_exist_or_may_not_be_seen() -> None:
@@ -207,7 +277,7 @@ def test_wrong_credentials_are_one_problem_and_not_one_per_check(tmp_path: Path)
     options = {**sound(tmp_path), "kubeconfig": str(tmp_path / "none")}
     result = preflight(**options)
     assert [problem["check"] for problem in result["problems"]] == ["cluster"]
-    assert {check["check"] for check in result["checks"] if check["skipped"]} == {"namespace", "rights", "virtual_service", "references"}
+    assert {check["check"] for check in result["checks"] if check["skipped"]} == {"namespace", "rights", "traffic_route", "references", "capacity"}
 
 
 def test_a_secret_that_may_not_be_read_is_a_warning(tmp_path: Path) -> None:

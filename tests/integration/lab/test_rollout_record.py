@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _kube, _record
+from ansible_collections.signal.rollout.plugins.module_utils import _events, _kube, _record
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 
 from .conftest import connection
@@ -166,3 +166,101 @@ def test_check_mode_takes_no_lock_and_writes_no_record(release: Release) -> None
 def test_step_without_a_record_says_what_to_do(release: Release) -> None:
     with pytest.raises(_record.LostLock, match="Nothing was written"):
         release.act("step", step="canary_10", status="done")
+
+
+def died(release: Release, holder: str) -> None:
+    """Have the record tell that ``holder`` has ended, as its guard would."""
+    entry = _events.event("guard", "all traffic is back", "guard", holder, before=10, after=0)
+    assert _events.add(release.kube, "signal", _record.record_name(release.service), entry) == ""
+
+
+def test_resume_goes_on_with_the_release_of_a_run_whose_end_was_seen_without_waiting(release: Release) -> None:
+    release.begin("run-a")
+    release.act("step", step="blue_green", status="done")
+    died(release, "run-a")
+    before = release.act("show", "run-b", traffic={"stable": 100, "canary": 0})
+    assert "UNFINISHED RELEASE" in before["unfinished"] and "100 % on" in before["unfinished"]
+    # A lease of an hour: had it to be waited for, this test would not end.
+    resumed = release.act("resume", "run-b", plan=PLAN, version="v2", lease_duration=3600)
+    assert resumed["holder"] == "run-b" and resumed["record"]["steps"]["blue_green"]["status"] == "done"
+    assert [event["kind"] for event in resumed["events"]] == ["guard", "resumed"]
+    with pytest.raises(_record.LostLock):
+        release.act("step", "run-a", step="canary_10", status="started")
+
+
+def test_resume_leaves_a_run_alone_that_still_lives(release: Release) -> None:
+    release.begin("run-a")
+    stop = threading.Event()
+
+    def live() -> None:
+        while not stop.wait(0.2):
+            release.act("step", "run-a", step="canary_10", status="started")
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with pytest.raises(_record.Locked, match="run-a"):
+            release.act("resume", "run-b", plan=PLAN, version="v2")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_resume_takes_a_silent_lock_after_its_duration(release: Release) -> None:
+    release.begin("run-a")
+    assert release.act("resume", "run-b", plan=PLAN, version="v2")["holder"] == "run-b"
+
+
+@pytest.mark.parametrize("outcome", ["complete", "rolled_back", "failed"])
+def test_resume_of_an_ended_release_is_refused(release: Release, outcome: str) -> None:
+    release.begin("run-a")
+    release.act("finish", outcome=outcome)
+    with pytest.raises(_record.NothingToResume, match=f"'{outcome}', expected an unfinished one"):
+        release.act("resume", "run-b", plan=PLAN, version="v2")
+    assert release.act("show")["holder"] == ""
+
+
+def test_resume_of_nothing_of_another_version_or_another_plan_is_refused_before_any_write(release: Release) -> None:
+    with pytest.raises(_record.NothingToResume, match="nothing to resume"):
+        release.act("resume", "run-b", plan=PLAN, version="v2")
+    assert release.act("show")["token"] == 0
+    release.begin("run-a")
+    release.act("release")
+    with pytest.raises(_record.NothingToResume, match="is of v2, expected v3"):
+        release.act("resume", "run-b", plan=PLAN, version="v3")
+    with pytest.raises(_record.NothingToResume, match="steps was .10, 50, 100., now .50, 100."):
+        release.act("resume", "run-b", plan={**PLAN, "steps": [50, 100]}, version="v2")
+    assert release.act("show")["holder"] == ""
+
+
+def test_held_release_is_resumed(release: Release) -> None:
+    release.begin("run-a")
+    release.act("finish", outcome="held", notes="somebody else's weight")
+    resumed = release.act("resume", "run-b", plan=PLAN, version="v2")
+    assert resumed["record"]["outcome"] is None and "after it was held" in resumed["events"][-1]["words"]
+
+
+def test_event_is_kept_and_shown_in_the_log(release: Release) -> None:
+    release.begin("run-a")
+    noted = release.act("event", event={"kind": "outage", "words": "no metrics", "by": "playbook", "before": 10, "after": 10})
+    assert noted["changed"] and noted["events"][-1]["holder"] == "run-a"
+    assert "(outage)" in noted["log_text"] and "no metrics" in noted["log_text"]
+
+
+def test_notes_of_others_do_not_make_a_step_fail(release: Release) -> None:
+    release.begin("run-a")
+    stop = threading.Event()
+
+    def note() -> None:
+        while not stop.is_set():
+            died(release, "run-0")
+
+    thread = threading.Thread(target=note)
+    thread.start()
+    try:
+        for number in range(10):
+            release.act("step", step=f"step_{number}", status="done")
+    finally:
+        stop.set()
+        thread.join()
+    assert len(release.act("show")["record"]["order"]) == 10

@@ -85,9 +85,17 @@ def test_services_and_routes_fit_the_pods():
     assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"] is True
     subsets = {subset["name"]: subset["labels"] for subset in BASELINE["DestinationRule", "signal-service"]["spec"]["subsets"]}
     assert subsets == {"v1": {"version": "v1"}, "v2": {"version": "v2"}}
-    (route,) = BASELINE["VirtualService", "signal-service"]["spec"]["http"]
-    assert route["name"] == "primary"
+    by_header, route = BASELINE["VirtualService", "signal-service"]["spec"]["http"]
+    assert (by_header["name"], route["name"]) == ("by-header", "primary")
+    assert [part["destination"]["subset"] for part in by_header["route"]] == ["v2"]
     assert [(part["destination"]["subset"], part["weight"]) for part in route["route"]] == [("v1", 100), ("v2", 0)]
+    rule, ruled_by_header = BASELINE["HTTPRoute", "signal-service"]["spec"]["rules"]
+    assert (rule["name"], ruled_by_header["name"]) == ("primary", "by-header")
+    assert [backend["name"] for backend in ruled_by_header["backendRefs"]] == ["signal-service-v2"]
+    assert [(backend["name"], backend["weight"]) for backend in rule["backendRefs"]] == [("signal-service-v1", 100), ("signal-service-v2", 0)]
+    for backend in rule["backendRefs"]:
+        selector = BASELINE["Service", backend["name"]]["spec"]["selector"]
+        assert selector == {"app": "signal-service", "version": backend["name"].removeprefix("signal-service-")}
     host = BASELINE["DestinationRule", "signal-service"]["spec"]["host"]
     assert {part["destination"]["host"] for part in route["route"]} == {host}
 

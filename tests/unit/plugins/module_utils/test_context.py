@@ -58,7 +58,7 @@ def test_death_of_the_parent_runs_the_callback(number: signal.Signals) -> None:
     process = start("-c", ORPHAN_MAKER, LONG_RUN)
     process.send_signal(number)
     out, unused = process.communicate(timeout=10)
-    assert out.splitlines() == ["put back", "cancelled SIGTERM"]
+    assert out.splitlines() == ["put back", "cancelled the death of ansible-playbook"]
 
 
 def test_one_failing_callback_does_not_keep_the_next_from_running() -> None:
@@ -100,3 +100,22 @@ def test_run_identity_is_stable_within_a_run_and_names_the_awx_job() -> None:
     mine = run_identity({})
     assert mine == run_identity({}) and f"/{os.getppid()}-" in mine
     assert Path("/proc/self/stat").exists() is not mine.endswith("-0")
+
+
+ORPHAN = """
+import multiprocessing, os, sys, time
+from ansible_collections.signal.rollout.plugins.module_utils._context import Context
+def work():
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    with Context() as context:
+        print("cancelled" if context.cancelled.is_set() else "goes on", context.signal_name, flush=True)
+parent = os.getpid()
+multiprocessing.get_context("fork").Process(target=work).start()
+os._exit(0)
+"""
+
+
+def test_worker_whose_parent_was_gone_before_its_task_began_does_nothing_any_more() -> None:
+    done = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "cancelled the death of ansible-playbook\n"

@@ -10,13 +10,15 @@ import math
 from typing import Any
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _gate, _promql
-from ansible_collections.signal.rollout.plugins.module_utils._gate import Gate, Limit, Metric, Plan, Reading, Sample, Verdict
+from ansible_collections.signal.rollout.plugins.module_utils import _gate, _gate_model, _gate_plan, _gate_words, _promql
+from ansible_collections.signal.rollout.plugins.module_utils._gate import Gate
+from ansible_collections.signal.rollout.plugins.module_utils._gate_model import Limit, Metric, Plan, Reading, Sample, Verdict
+from ansible_collections.signal.rollout.plugins.module_utils._question import Question
 from hypothesis import given
 from hypothesis import strategies as st
 
-ERROR_RATE = Metric("error_rate", "errors", Limit("below", 0.1, "%"))
-P99 = Metric("p99", "latency", Limit("below", 200.0, "ms"))
+ERROR_RATE = Metric("error_rate", Question("errors"), Limit("below", 0.1, "%"))
+P99 = Metric("p99", Question("latency"), Limit("below", 200.0, "ms"))
 
 
 def options(**changes: Any) -> dict[str, Any]:
@@ -34,9 +36,13 @@ def options(**changes: Any) -> dict[str, Any]:
     return {**given_options, **changes}
 
 
+def judged(metric: Metric, reading: Reading, asked: float, age: float | None) -> Sample:
+    return _gate.judge(metric, _gate.believe(reading, age, 30.0), asked)
+
+
 def mistakes(**changes: Any) -> list[str]:
-    with pytest.raises(_gate.ConfigError) as caught:
-        _gate.read_plan(options(**changes))
+    with pytest.raises(_gate_model.ConfigError) as caught:
+        _gate_plan.read_plan(options(**changes))
     assert all(problem in str(caught.value) for problem in caught.value.problems)
     return caught.value.problems
 
@@ -68,7 +74,7 @@ def test_a_shown_value_is_never_on_the_other_side_of_its_limit(value: float, sho
     assert Limit("below", 0.1, "%").show(value) == shown
 
 
-@given(st.sampled_from(_gate.LIMITS), st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
+@given(st.sampled_from(_gate_model.LIMITS), st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
 def test_showing_keeps_the_side_for_every_value(kind: str, limit: float, value: float) -> None:
     a_limit = Limit(kind, limit, "x")
     assert a_limit.holds(float(a_limit.show(value))) == a_limit.holds(value)
@@ -78,9 +84,9 @@ def test_showing_keeps_the_side_for_every_value(kind: str, limit: float, value: 
 
 
 def test_good_options_make_a_plan() -> None:
-    plan = _gate.read_plan(options())
+    plan = _gate_plan.read_plan(options())
     assert plan.metrics == (ERROR_RATE,)
-    assert plan.minimum_samples == 16, "half of the 31 polls of 30 s, rounded up"
+    assert plan.minimum_of(ERROR_RATE) == 16, "half of the 31 polls of 30 s, rounded up"
     assert plan.longest == 630
 
 
@@ -138,7 +144,7 @@ def test_a_limit_that_nothing_can_break_is_refused(limit: float) -> None:
         ({"minimum_samples": 0}, "minimum_samples is 0, expected 1 to 31"),
         ({"minimum_samples": 32}, "minimum_samples is 32, expected 1 to 31"),
         ({"scrape_interval": 15.1}, "at least two scrapes"),
-        ({"metrics": []}, "metrics has no usable entry"),
+        ({"metrics": []}, "metrics has no entry"),
         ({"minimum_requests": {"query": "count", "at_least": 0.0}}, "at_least is 0.0"),
         ({"minimum_requests": {"at_least": 10.0}}, "minimum_requests: it has neither"),
     ],
@@ -159,21 +165,21 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_a_query_that_hides_missing_data_is_warned_about() -> None:
-    plan = _gate.read_plan(options(metrics=[metric(query="rate(x[1m]) or vector(0)")]))
+    plan = _gate_plan.read_plan(options(metrics=[metric(query="rate(x[1m]) or vector(0)")]))
     assert "missing data" in plan.warnings[0]
 
 
 def test_a_window_of_fewer_than_two_scrapes_is_refused_and_of_fewer_than_four_warned_about() -> None:
     entry = metric(query=None, preset="p99_ms", preset_vars={"version": "v2", "window": "30s"})
     assert any("window is 30 s" in problem for problem in mistakes(duration=120.0, scrape_interval=20.0, metrics=[entry]))
-    assert "fewer than four scrapes" in _gate.read_plan(options(scrape_interval=10.0, metrics=[entry])).warnings[0]
-    assert _gate.read_plan(options(scrape_interval=5.0, metrics=[entry])).warnings == ()
+    assert "fewer than four scrapes" in _gate_plan.read_plan(options(scrape_interval=10.0, metrics=[entry])).warnings[0]
+    assert _gate_plan.read_plan(options(scrape_interval=5.0, metrics=[entry])).warnings == ()
 
 
 def test_a_preset_brings_its_query_freshness_and_window() -> None:
-    plan = _gate.read_plan(options(metrics=[metric(query=None, preset="p99_ms", preset_vars={"version": "v2", "window": "1m30s"})]))
-    assert 'version="v2"' in plan.metrics[0].query
-    assert plan.metrics[0].freshness == 'min(timestamp(signal_requests_total{version="v2"}))'
+    plan = _gate_plan.read_plan(options(metrics=[metric(query=None, preset="p99_ms", preset_vars={"version": "v2", "window": "1m30s"})]))
+    assert 'version="v2"' in plan.metrics[0].question.text
+    assert plan.metrics[0].freshness == Question('min(timestamp(signal_requests_total{version="v2"}))')
     assert plan.metrics[0].window == 90
 
 
@@ -204,15 +210,15 @@ def test_label_values_cannot_break_out_of_the_query() -> None:
     ],
 )
 def test_only_a_fresh_finite_number_within_its_limit_is_good(reading: Reading, age: float | None, state: str) -> None:
-    sample = _gate.judge(ERROR_RATE, reading, 5.0, age, 30.0)
+    sample = judged(ERROR_RATE, reading, 5.0, age)
     assert sample.state == state
     assert (sample.value is not None) == sample.seen
 
 
 def test_no_data_can_be_made_a_breach_but_an_error_cannot() -> None:
-    strict = Metric("m", "q", Limit("at_least", 1.0, "pods"), no_data="breach")
-    assert _gate.judge(strict, Reading("no_data"), 0.0, None, 30.0).state == "breach"
-    assert _gate.judge(strict, Reading("error"), 0.0, None, 30.0).state == "error"
+    strict = Metric("m", Question("q"), Limit("at_least", 1.0, "pods"), no_data="breach")
+    assert judged(strict, Reading("no_data"), 0.0, None).state == "breach"
+    assert judged(strict, Reading("error"), 0.0, None).state == "error"
 
 
 # ------------------------------------------------------------------------------------------------------ the hold
@@ -265,7 +271,7 @@ def test_a_breach_counts_while_another_metric_is_blind() -> None:
 
 
 def test_forgiven_breaches_are_counted_over_the_whole_hold() -> None:
-    forgiving = Metric("error_rate", "errors", Limit("below", 0.1, "%"), failure_limit=2)
+    forgiving = Metric("error_rate", Question("errors"), Limit("below", 0.1, "%"), failure_limit=2)
     assert play(plan(metrics=(forgiving,)), "gbgbg")[0].kind == "pass"
     verdict, second = play(plan(metrics=(forgiving,)), "gbgbgb")
     assert (verdict.kind, second) == ("breach", 5)
@@ -273,7 +279,7 @@ def test_forgiven_breaches_are_counted_over_the_whole_hold() -> None:
 
 
 def test_the_last_sample_must_be_good() -> None:
-    forgiving = Metric("error_rate", "errors", Limit("below", 0.1, "%"), failure_limit=1)
+    forgiving = Metric("error_rate", Question("errors"), Limit("below", 0.1, "%"), failure_limit=1)
     verdict, second = play(plan(metrics=(forgiving,)), "g" * 10 + "bg")
     assert (verdict.kind, second) == ("insufficient", 10)
     verdict, second = play(plan(metrics=(forgiving,), extension=5.0), "g" * 10 + "bg")
@@ -315,13 +321,13 @@ def test_each_metric_must_be_watched_for_the_whole_duration() -> None:
 
 
 def test_a_dry_run_is_shown_but_never_decides() -> None:
-    muted = Metric("p99", "latency", Limit("below", 200.0, "ms"), dry_run=True)
+    muted = Metric("p99", Question("latency"), Limit("below", 200.0, "ms"), dry_run=True)
     assert play(plan(metrics=(ERROR_RATE, muted)), "g", "b")[0].kind == "pass"
     assert play(plan(metrics=(ERROR_RATE, muted)), "g", "e")[0].kind == "pass"
 
 
 def test_too_few_good_samples_are_not_enough() -> None:
-    forgiving = Metric("error_rate", "errors", Limit("below", 0.1, "%"), failure_limit=5)
+    forgiving = Metric("error_rate", Question("errors"), Limit("below", 0.1, "%"), failure_limit=5)
     verdict, second = play(plan(metrics=(forgiving,), minimum_samples=8), "bbbbbg")
     assert (verdict.kind, second) == ("insufficient", 10)
     assert "6 good samples of at least 8" in verdict.reason
@@ -329,7 +335,7 @@ def test_too_few_good_samples_are_not_enough() -> None:
     assert [play(plan(metrics=(forgiving,), minimum_samples=count), "bbbbbg")[0].kind for count in (6, 7)] == ["pass", "insufficient"]
 
 
-FLOOR = _gate.Requests("count", 2995.0)
+FLOOR = _gate_model.Requests(Question("count"), 2995.0)
 
 
 def test_too_few_requests_extend_the_hold_and_then_it_passes() -> None:
@@ -368,7 +374,7 @@ LETTERS = st.text(alphabet="gbne", min_size=1, max_size=60)
 
 @given(LETTERS, LETTERS, st.integers(0, 3), st.integers(0, 30), st.integers(0, 20))
 def test_a_pass_always_has_all_its_evidence(one: str, two: str, forgiven: int, budget: int, extension: int) -> None:
-    forgiving = Metric("error_rate", "errors", Limit("below", 0.1, "%"), failure_limit=forgiven)
+    forgiving = Metric("error_rate", Question("errors"), Limit("below", 0.1, "%"), failure_limit=forgiven)
     a_plan = plan(metrics=(forgiving, P99), outage_budget=float(budget), extension=float(extension))
     verdict, second = play(a_plan, one, two)
     assert verdict is not None, "a hold always ends"
@@ -379,7 +385,7 @@ def test_a_pass_always_has_all_its_evidence(one: str, two: str, forgiven: int, b
         seen = [history[min(at, len(history) - 1)] for at in range(second + 1)]
         assert seen[-1] == "g"
         assert seen.count("b") <= allowed
-        assert seen.count("g") >= a_plan.minimum_samples
+        assert seen.count("g") >= a_plan.minimum_of(P99)
         in_sight = sum(seen[at] in "gb" and seen[at - 1] in "gb" for at in range(1, len(seen)))
         assert in_sight >= a_plan.duration
 
@@ -392,17 +398,17 @@ def test_blindness_alone_never_passes(history: str) -> None:
 
 @given(
     st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=11, max_size=40),
-    st.sampled_from(_gate.LIMITS),
+    st.sampled_from(_gate_model.LIMITS),
     st.floats(-1e6, 1e6),
 )
 def test_a_pass_means_that_every_single_value_kept_the_limit(values: list[float], kind: str, limit: float) -> None:
-    each = Metric("m", "q", Limit(kind, limit, "x"))
+    each = Metric("m", Question("q"), Limit(kind, limit, "x"))
     gate = Gate(plan(metrics=(each,), outage_budget=5.0), 0.0)
     used: list[float] = []
     verdict = None
     for second, value in enumerate(values):
         used.append(value)
-        sample = _gate.judge(each, Reading("good", value, 0.0), float(second), 0.0, 30.0)
+        sample = judged(each, Reading("good", value, 0.0), float(second), 0.0)
         verdict = gate.add("m", sample) or gate.decide(float(second))
         if verdict:
             break
@@ -418,7 +424,7 @@ def test_better_values_never_have_a_worse_verdict(pairs: list[tuple[float, float
         gate = Gate(plan(), 0.0)
         verdict = None
         for second, value in enumerate(values):
-            sample = _gate.judge(ERROR_RATE, Reading("good", value, 0.0), float(second), 0.0, 30.0)
+            sample = judged(ERROR_RATE, Reading("good", value, 0.0), float(second), 0.0)
             verdict = verdict or gate.add("error_rate", sample) or gate.decide(float(second))
         return verdict is not None and verdict.kind == "pass"
 
@@ -430,7 +436,7 @@ def test_better_values_never_have_a_worse_verdict(pairs: list[tuple[float, float
 def test_no_odd_reading_becomes_good(value: Any, age: float) -> None:
     number = isinstance(value, float) and math.isfinite(value)
     state = "good" if number else "no_data"
-    sample = _gate.judge(ERROR_RATE, Reading(state, value if number else None, 0.0), 0.0, age, 30.0)
+    sample = judged(ERROR_RATE, Reading(state, value if number else None, 0.0), 0.0, age)
     assert sample.state != "good" or (number and value < 0.1 and abs(age) <= 30)
 
 
@@ -463,18 +469,18 @@ def test_a_series_of_a_floor_keeps_its_lowest_value() -> None:
     [(300.0, 2.0, 1.0, 1.0, 152.0), (30.0, 50.0, 1.0, 1.0, 2.6), (30.0, 1.0, 5.0, 1.0, 36.0), (30.0, 0.5, 0.0, 0.0, 30.0)],
 )
 def test_worst_case_detection(window: float, times: float, scrape: float, poll: float, seconds: float) -> None:
-    assert _gate.detection_seconds(window, times, scrape, poll) == pytest.approx(seconds)
+    assert _gate_words.detection_seconds(window, times, scrape, poll) == pytest.approx(seconds)
 
 
 def test_the_live_line() -> None:
-    muted = Metric("memory", "m", Limit("below", 80.0, "%"), dry_run=True)
+    muted = Metric("memory", Question("m"), Limit("below", 80.0, "%"), dry_run=True)
     gate = Gate(plan(metrics=(ERROR_RATE, P99, muted), duration=30.0, requests=FLOOR), 0.0)
     for second in range(4):
         gate.add("error_rate", Sample(float(second), "good", 0.0))
         gate.add("p99", Sample(float(second), "good", 41.23))
         gate.add("memory", Sample(float(second), "breach", 99.0))
         gate.add_requests(Reading("good", 611.6, 0.0))
-    assert _gate.live_line("canary 10%", gate) == (
+    assert _gate_words.live_line("canary 10%", gate) == (
         "canary 10%: hold 00:27 left | error_rate 0.00 % < 0.1 | p99 41.2 ms < 200 | memory 99.0 % < 80 OVER (dry run) | requests 612 >= 2995"
     )
 
@@ -483,11 +489,11 @@ def test_the_line_while_blind_tells_why_and_how_long() -> None:
     gate = Gate(plan(), 0.0)
     gate.add("error_rate", Sample(0.0, "good", 0.0))
     gate.add("error_rate", Sample(1.0, "error", None, "connection refused"))
-    assert _gate.blind_line("canary 10%", gate, 1.0, True) == (
+    assert _gate_words.blind_line("canary 10%", gate, 1.0, True) == (
         "canary 10%: cannot see error_rate (error: connection refused); the weight stays as it is for up to 00:59 more, then traffic goes back"
     )
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "00:00"), (0.2, "00:01"), (59.0, "00:59"), (60.0, "01:00"), (3599.5, "1:00:00"), (3725.0, "1:02:05")])
 def test_the_remaining_time_reads_like_a_clock(seconds: float, text: str) -> None:
-    assert _gate.clock(seconds) == text
+    assert _gate_words.clock(seconds) == text

@@ -12,8 +12,15 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.signal.rollout.plugins.module_utils import (
+    _hypertable_catalog,
+    _hypertable_declaration,
+    _hypertable_suggestion,
+    _hypertable_verdict,
+    _intervals,
+    _postgresql,
+)
 from ansible_collections.signal.rollout.plugins.module_utils import _hypertables as hv
-from ansible_collections.signal.rollout.plugins.module_utils import _postgresql
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 from hypothesis import given
@@ -32,7 +39,7 @@ def params(**options: Any) -> dict[str, Any]:
 
 def declared(**options: Any) -> dict[str, Any]:
     """The declaration of public.signal_greeks, validated."""
-    declaration = hv.Declaration(params(hypertables=[{"table": "signal_greeks", **options}]))
+    declaration = _hypertable_declaration.Declaration(params(hypertables=[{"table": "signal_greeks", **options}]))
     return declaration.hypertables["public", "signal_greeks"]
 
 
@@ -117,46 +124,46 @@ def only(problems: list[dict[str, Any]]) -> dict[str, Any]:
     ],
 )
 def test_interval_is_read(text: str, microseconds: int) -> None:
-    assert hv.parse_interval(text) == microseconds
+    assert _intervals.parse_interval(text) == microseconds
 
 
 @pytest.mark.parametrize("text", ["", "day", "1", "0 days", "-1 day", "1 dya", "1 day;", "1 day x", "one day", "1 day 25", "00:00", "1e3 s"])
 def test_interval_is_refused_with_the_rule(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number with a unit"):
-        hv.parse_interval(text)
+        _intervals.parse_interval(text)
 
 
 @given(st.integers(min_value=1, max_value=10**15))
 def test_interval_survives_being_printed(microseconds: int) -> None:
-    assert hv.parse_interval(hv.format_interval(microseconds)) == microseconds
+    assert _intervals.parse_interval(_intervals.format_interval(microseconds)) == microseconds
 
 
 @pytest.mark.parametrize(("microseconds", "text"), [(DAY, "1 day"), (7 * DAY, "7 days"), (DAY // 2, "12 hours"), (1_500_000, "1500 milliseconds")])
 def test_interval_is_printed_in_the_largest_exact_unit(microseconds: int, text: str) -> None:
-    assert hv.format_interval(microseconds) == text
+    assert _intervals.format_interval(microseconds) == text
 
 
 # --- judge
 
 
 def test_table_as_declared_passes() -> None:
-    assert hv.judge(observed(), declared(**EVERYTHING)) == ("pass", [])
+    assert _hypertable_verdict.judge(observed(), declared(**EVERYTHING)) == ("pass", [])
 
 
 def test_what_is_not_declared_is_not_judged() -> None:
     strange = observed(owner="somebody", chunks=0, indexes=[], dimensions=[{**observed()["dimensions"][0], "column": "ts", "type": "bigint"}])
-    assert hv.judge(strange, declared()) == ("pass", [])
+    assert _hypertable_verdict.judge(strange, declared()) == ("pass", [])
 
 
 def test_absent_table_is_missing() -> None:
-    verdict, problems = hv.judge(None, declared(**EVERYTHING))
+    verdict, problems = _hypertable_verdict.judge(None, declared(**EVERYTHING))
     assert verdict == "missing"
     assert only(problems)["message"] == "public.signal_greeks: existence: no such table; expected a hypertable"
 
 
 @pytest.mark.parametrize("kind", ["table", "view", "partitioned table", "materialized view", "foreign table"])
 def test_other_relation_is_no_hypertable(kind: str) -> None:
-    verdict, problems = hv.judge(observed(kind=kind), declared(**EVERYTHING))
+    verdict, problems = _hypertable_verdict.judge(observed(kind=kind), declared(**EVERYTHING))
     assert verdict == "not_hypertable"
     assert only(problems)["seen"] == f"a {kind}"
     assert "create_hypertable('public.signal_greeks', by_range('time')" in only(problems)["next"]
@@ -250,7 +257,7 @@ SPACE = {"column": "instrument", "type": "text", "kind": "Space", "interval": No
     ],
 )
 def test_each_defect_is_named(change: dict[str, Any], declaration: dict[str, Any], check: str, seen: str, expected: str | None) -> None:
-    verdict, problems = hv.judge(observed(**change), declared(**declaration))
+    verdict, problems = _hypertable_verdict.judge(observed(**change), declared(**declaration))
     found = only(problems)
     assert (verdict, found["check"], found["seen"]) == ("mismatch", check, seen)
     assert expected is None or found["expected"] == expected
@@ -260,7 +267,7 @@ def test_each_defect_is_named(change: dict[str, Any], declaration: dict[str, Any
 
 def test_defects_are_all_reported_together() -> None:
     wrong = observed(owner="postgres", chunks=1, dimensions=[{**TIME, "interval": {"microseconds": 7 * DAY}}], indexes=[])
-    verdict, problems = hv.judge(wrong, declared(**EVERYTHING))
+    verdict, problems = _hypertable_verdict.judge(wrong, declared(**EVERYTHING))
     assert verdict == "mismatch"
     assert [item["check"] for item in problems] == ["chunk_interval", "min_chunks", "owner", "indexes", "indexes"]
 
@@ -270,14 +277,14 @@ def test_index_invalid_on_a_chunk_is_not_also_called_missing() -> None:
         indexes=[index(covered=1, invalid=1, missing=["c._hyper_1_3_chunk"])],
         invalid_indexes=[{"index": "c.broken", "table": "c._hyper_1_2_chunk"}],
     )
-    checks = [item["check"] for item in hv.judge(half, declared())[1]]
+    checks = [item["check"] for item in _hypertable_verdict.judge(half, declared())[1]]
     assert checks == ["chunk_indexes", "invalid_index"]
-    assert "missing on 1 of 3 chunks" in hv.judge(half, declared())[1][0]["seen"]
+    assert "missing on 1 of 3 chunks" in _hypertable_verdict.judge(half, declared())[1][0]["seen"]
 
 
 def test_many_invalid_indexes_are_summed_up() -> None:
     many = [{"index": f"c.i{number}", "table": "c.t"} for number in range(12)]
-    problems = hv.judge(observed(invalid_indexes=many), declared())[1]
+    problems = _hypertable_verdict.judge(observed(invalid_indexes=many), declared())[1]
     assert len(problems) == 6
     assert problems[-1]["seen"] == "7 more invalid indexes"
 
@@ -285,14 +292,14 @@ def test_many_invalid_indexes_are_summed_up() -> None:
 @pytest.mark.parametrize("license_name", ["apache", None])
 @pytest.mark.parametrize("declaration", [{"compression": True}, {"policies": {"retention": "90 days"}}])
 def test_edition_without_the_feature_answers_unsupported_and_not_missing(license_name: str | None, declaration: dict[str, Any]) -> None:
-    verdict, problems = hv.judge(observed(license=license_name), declared(**declaration))
+    verdict, problems = _hypertable_verdict.judge(observed(license=license_name), declared(**declaration))
     assert verdict == "unsupported_license"
     assert f"{license_name or 'unknown'} license" in only(problems)["seen"]
     assert "missing" not in only(problems)["message"] and "none" not in only(problems)["message"]
 
 
 def test_real_defect_outweighs_an_unsupported_feature() -> None:
-    verdict, problems = hv.judge(observed(owner="postgres"), declared(owner="signal_owner", compression=True))
+    verdict, problems = _hypertable_verdict.judge(observed(owner="postgres"), declared(owner="signal_owner", compression=True))
     assert verdict == "mismatch"
     assert [item["check"] for item in problems] == ["owner", "license"]
 
@@ -300,16 +307,16 @@ def test_real_defect_outweighs_an_unsupported_feature() -> None:
 def test_policy_that_is_as_declared_passes() -> None:
     seen = observed(license="timescale", compression=True, policies={"retention": 90 * DAY, "compression": 7 * DAY, "reorder": "a_idx"})
     wanted = {"compression": True, "policies": {"retention": "90 days", "compression": "1 week", "reorder": "a_idx"}}
-    assert hv.judge(seen, declared(**wanted)) == ("pass", [])
+    assert _hypertable_verdict.judge(seen, declared(**wanted)) == ("pass", [])
 
 
 def test_routed_canary_passes() -> None:
-    assert hv.judge(observed(canary={"routed": True, "chunk": "c._hyper_1_3_chunk", "reason": None}), declared()) == ("pass", [])
+    assert _hypertable_verdict.judge(observed(canary={"routed": True, "chunk": "c._hyper_1_3_chunk", "reason": None}), declared()) == ("pass", [])
 
 
 def test_names_in_commands_are_quoted() -> None:
-    declaration = hv.Declaration(params(hypertables=[{"schema": "My Schema", "table": "Odd'Name", "owner": 'a"b'}]))
-    problem = only(hv.judge(observed(), declaration.hypertables["My Schema", "Odd'Name"])[1])
+    declaration = _hypertable_declaration.Declaration(params(hypertables=[{"schema": "My Schema", "table": "Odd'Name", "owner": 'a"b'}]))
+    problem = only(_hypertable_verdict.judge(observed(), declaration.hypertables["My Schema", "Odd'Name"])[1])
     assert problem["next"] == 'ALTER TABLE "My Schema"."Odd\'Name" OWNER TO "a""b"'
 
 
@@ -325,22 +332,22 @@ def test_names_in_commands_are_quoted() -> None:
     ],
 )
 def test_plain_table(seen: dict[str, Any] | None, verdict: str) -> None:
-    assert hv.judge_table(seen, "public.signal_subscriptions")[0] == verdict
+    assert _hypertable_verdict.judge_table(seen, "public.signal_subscriptions")[0] == verdict
 
 
 def test_undeclared_table_with_the_prefix() -> None:
-    assert hv.judge_undeclared(observed(), "public.signal_x", "signal_") == ("pass", [])
-    verdict, problems = hv.judge_undeclared(observed(kind="table"), "public.signal_x", "signal_")
+    assert _hypertable_verdict.judge_undeclared(observed(), "public.signal_x", "signal_") == ("pass", [])
+    verdict, problems = _hypertable_verdict.judge_undeclared(observed(kind="table"), "public.signal_x", "signal_")
     assert verdict == "undeclared"
     assert only(problems)["seen"] == "an undeclared table named signal_..."
 
 
 def test_database_problems() -> None:
     healthy = {"database": "signal_db", "restoring": "off", "catalog_version": "2.19.3", "version": "2.19.3"}
-    assert hv.judge_database(healthy) == []
-    assert hv.judge_database({**healthy, "catalog_version": None, "restoring": None}) == []
-    assert only(hv.judge_database({**healthy, "restoring": "on"}))["check"] == "restoring"
-    assert only(hv.judge_database({**healthy, "catalog_version": "2.18.0"}))["seen"] == "catalog 2.18.0, extension 2.19.3"
+    assert _hypertable_verdict.judge_database(healthy) == []
+    assert _hypertable_verdict.judge_database({**healthy, "catalog_version": None, "restoring": None}) == []
+    assert only(_hypertable_verdict.judge_database({**healthy, "restoring": "on"}))["check"] == "restoring"
+    assert only(_hypertable_verdict.judge_database({**healthy, "catalog_version": "2.18.0"}))["seen"] == "catalog 2.18.0, extension 2.19.3"
 
 
 @pytest.mark.parametrize(
@@ -356,12 +363,12 @@ def test_database_problems() -> None:
     ],
 )
 def test_overall_verdict(verdicts: list[str], problems: list[Any], expected: str) -> None:
-    assert hv.overall(verdicts, problems) == expected
+    assert _hypertable_verdict.overall(verdicts, problems) == expected
 
 
 @given(st.lists(st.sampled_from(["pass", "missing", "not_hypertable", "mismatch", "undeclared", "unsupported_license"])))
 def test_only_passes_pass(verdicts: list[str]) -> None:
-    assert (hv.overall(verdicts, []) == "pass") == (bool(verdicts) and set(verdicts) == {"pass"})
+    assert (_hypertable_verdict.overall(verdicts, []) == "pass") == (bool(verdicts) and set(verdicts) == {"pass"})
 
 
 # --- options
@@ -395,13 +402,13 @@ def test_only_passes_pass(verdicts: list[str]) -> None:
 )
 def test_unusable_option_is_named(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RolloutError) as refused:
-        hv.Declaration(params(**options))
+        _hypertable_declaration.Declaration(params(**options))
     assert sentence in refused.value.message
 
 
 def test_unusable_options_are_named_together() -> None:
     with pytest.raises(RolloutError) as refused:
-        hv.Declaration(params(hypertables=[{"table": "a.b", "chunk_interval": "x", "min_chunks": -1}], query_timeout=-1))
+        _hypertable_declaration.Declaration(params(hypertables=[{"table": "a.b", "chunk_interval": "x", "min_chunks": -1}], query_timeout=-1))
     assert refused.value.message.count(";") >= 4
 
 
@@ -413,7 +420,7 @@ def test_privileges_may_be_written_as_text() -> None:
     ("prefix", "pattern"), [("signal_", r"signal\_%"), ("50%", r"50\%%"), ("a\\b", "a\\\\b%"), ("plain", "plain%"), (None, None)]
 )
 def test_wildcards_of_a_prefix_stand_for_themselves(prefix: str | None, pattern: str | None) -> None:
-    assert hv.like_pattern(prefix) == pattern
+    assert _hypertable_catalog.like_pattern(prefix) == pattern
 
 
 # --- connection options
@@ -497,18 +504,19 @@ def test_suggestion_passes_its_own_verification() -> None:
         grants=[{"role": "signal_user", "privilege": "INSERT"}, {"role": "signal_user", "privilege": "SELECT"}, {"role": "x", "privilege": "MAINTAIN"}],
         privileges={"signal_user": {"usage": True, "granted": ["INSERT", "SELECT"]}},
     )
-    snapshot = hv.Snapshot({}, {("public", "signal_greeks"): seen, ("other", "plain"): observed(kind="table"), ("public", "v"): observed(kind="view")})
-    suggestion = hv.suggest(snapshot, "signal_")
+    tables = {("public", "signal_greeks"): seen, ("other", "plain"): observed(kind="table"), ("public", "v"): observed(kind="view")}
+    snapshot = _hypertable_catalog.Snapshot({}, tables)
+    suggestion = _hypertable_suggestion.suggest(snapshot, "signal_")
     assert suggestion["tables"] == ["other.plain"]
     assert suggestion["hypertables"][0]["privileges"] == {"signal_user": ["SELECT", "INSERT"]}
-    text = yaml.safe_load(hv.suggestion_yaml(suggestion))
+    text = yaml.safe_load(_hypertable_suggestion.suggestion_yaml(suggestion))
     assert text == suggestion
-    declaration = hv.Declaration(params(**text))
-    assert hv.judge(seen, declaration.hypertables["public", "signal_greeks"]) == ("pass", [])
+    declaration = _hypertable_declaration.Declaration(params(**text))
+    assert _hypertable_verdict.judge(seen, declaration.hypertables["public", "signal_greeks"]) == ("pass", [])
 
 
 def test_empty_suggestion_is_valid_yaml() -> None:
-    assert yaml.safe_load(hv.suggestion_yaml({"hypertables": [], "tables": []})) == {"hypertables": [], "tables": []}
+    assert yaml.safe_load(_hypertable_suggestion.suggestion_yaml({"hypertables": [], "tables": []})) == {"hypertables": [], "tables": []}
 
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,23 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import math
 import re
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.signal.rollout.plugins.module_utils import _gate, _metric_gate
+from ansible_collections.signal.rollout.plugins.module_utils import _gate_model, _metric_gate, _synthetic
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
-from ansible_collections.signal.rollout.plugins.module_utils._gate import Reading
+from ansible_collections.signal.rollout.plugins.module_utils._gate_model import Reading
+from ansible_collections.signal.rollout.plugins.module_utils._question import Question
 
 EPOCH = 1_800_000_000.0
 # What a query answers: (seconds until the answer, the reading), by the time it is asked and the text that is sent.
@@ -48,23 +53,26 @@ class SimulatedProvider:
         self.clock = clock
         self.scripts = scripts
         self.during = sorted((during or {}).items())
-        self.pending: dict[str, tuple[float, Reading]] = {}
+        self.pending: dict[Question, tuple[float, Reading]] = {}
         self.sent: dict[str, list[tuple[float, str]]] = {}
+        self.timeouts: dict[str, float | None] = {}
         self.closed = False
 
-    def ask(self, key: str, query: str) -> bool:
-        if key in self.pending:
+    def ask(self, question: Question, hold: float, timeout: float | None = None) -> bool:
+        if question in self.pending:
             return False
+        key, query = question.text, question.at(hold)
+        self.timeouts[key] = timeout
         at = self.clock.now - 1000.0
         self.sent.setdefault(key, []).append((at, query))
         delay, reading = self.scripts[key](at, query)
-        self.pending[key] = (self.clock.now + delay, reading)
+        self.pending[question] = (self.clock.now + delay, reading)
         return True
 
     def waiting(self) -> bool:
         return bool(self.pending)
 
-    def answers(self, wait: float) -> list[tuple[str, Reading]]:
+    def answers(self, wait: float) -> list[tuple[Question, Reading]]:
         until = self.clock.now + wait
         due = min((when for when, _reading in self.pending.values()), default=math.inf)
         self.clock.now = max(self.clock.now, min(due, until))
@@ -111,6 +119,7 @@ class Run:
         scripts: dict[str, Script],
         during: dict[float, Callable[[Context], None]] | None = None,
         check_mode: bool = False,
+        load: Any = None,
         **changes: Any,
     ) -> None:
         self.clock = SimulatedClock()
@@ -121,13 +130,42 @@ class Run:
         params = options(**changes)
         self.message = ""
         try:
-            self.result = _metric_gate.Hold(params, _metric_gate.read_plan(params), context, self.provider, self.clock).run()
+            self.result = _metric_gate.Hold(params, _metric_gate.read_options(params)[0], context, self.provider, self.clock, load).run()
         except RolloutError as error:
             self.result, self.message = error.result, error.message
         self.verdict = self.result["verdict"]
         self.seconds = self.result["seconds"]
         assert self.provider.closed
         assert set(self.result) == set(_metric_gate.empty_result()), "the same keys after every outcome"
+
+
+class Inbox:
+    """An HTTP server on the loopback that keeps what is sent to it."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        kept = self.messages
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                kept.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_arguments: Any) -> None:
+                """Be silent."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.target = f"json://127.0.0.1:{self.server.server_port}/inbox"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    made = Inbox()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
 
 
 def test_a_clean_hold_passes_after_its_duration_with_a_poll_every_interval() -> None:
@@ -147,10 +185,14 @@ def test_a_clean_hold_passes_after_its_duration_with_a_poll_every_interval() -> 
         "unit": "%",
         "samples": 31,
         "good": 31,
+        "suspect": 0,
         "breaches": 0,
         "blind": 0,
         "dry_run": False,
         "query": "",
+        "queries": {"value": "errors"},
+        "rule": "< 0.1 %; the first sample over it is a breach",
+        "evidence": {},
     }
     assert run.result["series"]["error_rate"][0] == [pytest.approx(EPOCH, abs=0.1), 0.02]
     assert run.result["started"] == "2027-01-15T08:00:00Z"
@@ -205,6 +247,40 @@ def test_an_outage_of_eight_minutes_is_told_once_and_then_passes() -> None:
     assert None in [value for _at, value in run.result["series"]["error_rate"]]
 
 
+def test_people_are_told_once_of_an_outage_that_lasts_and_not_of_one_that_does_not(inbox: Inbox) -> None:
+    notice = {"targets": [inbox.target], "event": "canary_10/outage", "title": "Metrics out of sight", "after": 60}
+    gone, seen = failing("error", "refused"), good()
+    gaps = switch((0, seen), (50, gone), (80, seen), (100, gone), (300, seen), (400, gone), (520, seen))
+    run = Run({"errors": gaps}, duration=900, outage_notice=notice)
+    assert run.verdict == "pass"
+    assert run.result["outage_notice"] == {"event": "canary_10/outage", "sent": True, "record_events": ["canary_10/outage"], "error": ""}
+    (message,) = inbox.messages
+    assert message["title"] == "Metrics out of sight"
+    assert "error_rate: error: refused" in message["message"] and "08:28 more; then the gate fails" in message["message"]
+
+
+def test_people_who_were_told_before_are_not_told_again(inbox: Inbox) -> None:
+    notice = {"targets": [inbox.target], "event": "out", "title": "Out of sight", "sent_events": ["out"]}
+    run = Run({"errors": switch((0, good()), (10, failing("error", "refused")), (200, good()))}, duration=300, outage_notice=notice)
+    assert (run.verdict, run.result["outage_notice"]["sent"], inbox.messages) == ("pass", False, [])
+
+
+def test_a_target_that_takes_nothing_is_a_warning_without_its_address() -> None:
+    notice = {"targets": ["json://127.0.0.1:9/s3cretpath"], "event": "out", "title": "Out of sight", "after": 0, "timeout": 2}
+    run = Run({"errors": switch((0, good()), (10, failing("error", "refused")), (50, good()))}, duration=100, outage_notice=notice)
+    (warning,) = [text for text in run.result["warnings"] if "people were not told" in text]
+    assert run.verdict == "pass" and "connection refused" in warning and "s3cret" not in str(run.result)
+
+
+def test_a_notice_that_could_not_be_sent_is_refused_before_the_first_query() -> None:
+    notice = {"targets": [], "event": "a#b", "title": " ", "after": -1}
+    with pytest.raises(_gate_model.ConfigError) as refused:
+        _metric_gate.run(options(outage_notice=notice), Context())
+    for part in ("outage_notice: event is 'a#b'", "outage_notice: title is empty", "outage_notice.after is -1.0 s"):
+        assert part in refused.value.message
+    assert set(refused.value.result) == set(_metric_gate.empty_result())
+
+
 def test_each_change_of_blindness_is_told() -> None:
     run = Run({"errors": switch((0, good()), (10, failing("error", "refused")), (20, failing("no_data", "no series")), (30, good()))}, duration=60)
     told = [text for _at, text in run.lines if "cannot see" in text]
@@ -230,7 +306,7 @@ def test_days_of_hold_keep_the_result_small() -> None:
     assert run.verdict == "pass"
     assert run.result["metrics"][0]["samples"] == 8641
     points = run.result["series"]["error_rate"]
-    assert len(points) <= _gate.SERIES_POINTS
+    assert len(points) <= _gate_model.SERIES_POINTS
     assert max(value for _at, value in points) == 0.09
 
 
@@ -394,7 +470,8 @@ def test_traffic_is_put_back_once_even_when_the_handler_has_done_it(monkeypatch:
 
     def write(route: dict[str, Any], context: Context) -> dict[str, Any]:
         written.append(route["weight"])
-        return {"changed": True, "before": {"stable": 90, "canary": 10}, "after": {"stable": 100, "canary": 0}, "confirmed": None}
+        after = {"stable": 100, "canary": 0}
+        return {"changed": True, "before": {"stable": 90, "canary": 10}, "after": after, "confirmed": None, "routes": [{"after": after}]}
 
     monkeypatch.setattr(_metric_gate._canary_weight, "run", write)
     run = Run({"errors": good()}, during={5.0: lambda context: context.interrupt("SIGTERM")}, abort_route=NOWHERE)
@@ -451,7 +528,7 @@ def test_a_wrong_configuration_is_refused_with_all_mistakes_and_all_keys() -> No
         abort_timeout=-1,
         lease={"namespace": "signal", "name": "l", "holder": "h", "duration": 0},
     )
-    with pytest.raises(_gate.ConfigError) as caught:
+    with pytest.raises(_gate_model.ConfigError) as caught:
         _metric_gate.run(params, Context())
     for words in ("scheme is 'ftp'", "one is set without the other", "duration is 0.0", "unit is missing", "lease.duration", "abort_timeout"):
         assert words in caught.value.message, words
@@ -464,6 +541,254 @@ def test_worst_case_detection_is_told_when_window_and_scrapes_are_known() -> Non
     metrics = [{"name": "error_rate", "query": "errors", "below": 0.1, "unit": "%", "window": 30}]
     run = Run({"errors": good()}, metrics=metrics, scrape_interval=1)
     assert run.result["detection"] == [
-        {"metric": "error_rate", "worst_case": [{"times": 2, "seconds": 17.0}, {"times": 10, "seconds": 5.0}, {"times": 50, "seconds": 2.6}]}
+        {"metric": "error_rate", "worst_case": [{"times": times, "seconds": seconds, "requests": None} for times, seconds in ((2, 17.0), (10, 5.0), (50, 2.6))]}
     ]
     assert "canary 10%: error_rate is seen over its limit within 17 s at 2x, 5 s at 10x, 2.6 s at 50x the limit" in [text for _at, text in run.lines]
+
+
+# ------------------------------------------------------------------------------------------- rules of single metrics
+
+
+def growing(rate: float) -> Script:
+    """A count that grows by ``rate`` each second."""
+    return lambda at, query: (0.01, Reading("good", rate * at, EPOCH + at))
+
+
+BANDED = [{"name": "error_rate", "query": "errors", "below": 0.1, "unit": "%", "bands": {"far": 50, "errors": "failed", "requests": "asked"}}]
+
+
+def test_slightly_over_the_limit_the_counts_of_the_hold_decide() -> None:
+    scripts = {"errors": switch((0, good()), (5, good(0.3))), "failed": switch((0, good()), (5, growing(0.2))), "asked": growing(20)}
+    run = Run(scripts, metrics=BANDED, duration=100)
+    assert run.verdict == "breach"
+    assert 10 < run.seconds < 40
+    assert "sufficient evidence that it is not < 0.1 %" in run.message
+    metric = run.result["metrics"][0]
+    assert metric["suspect"] > 5 and metric["breaches"] == 0
+    assert metric["evidence"]["bands"]["likelihood_ratio"] >= metric["evidence"]["bands"]["breach_from"]
+    assert metric["queries"] == {"value": "errors", "errors": "failed", "requests": "asked"}
+    assert any("error_rate: < 0.1 %; from 5 % on the first sample is a breach" in text for _at, text in run.lines)
+    assert any(text.endswith("error_rate 0.30 % < 0.1 slightly over") for _at, text in run.lines)
+
+
+def test_far_over_the_limit_a_breach_waits_for_no_count() -> None:
+    scripts = {"errors": switch((0, good()), (5, good(9.0))), "failed": good(), "asked": switch((0, growing(20)), (4, good(80.0, delay=30)))}
+    run = Run(scripts, metrics=BANDED, duration=100)
+    assert run.verdict == "breach"
+    assert run.seconds == pytest.approx(5.02, abs=0.02)
+
+
+def test_counts_that_cannot_be_read_are_blindness() -> None:
+    scripts = {"errors": good(), "failed": switch((0, good()), (20, failing("error", "refused"))), "asked": growing(20)}
+    run = Run(scripts, metrics=BANDED, duration=100, outage_budget=30)
+    assert run.verdict == "error"
+    assert "errors: refused" in run.message
+
+
+def test_nothing_counted_in_the_first_seconds_is_no_outage() -> None:
+    scripts = {"errors": good(), "failed": switch((0, failing("no_data")), (10, good())), "asked": switch((0, failing("no_data")), (10, growing(300)))}
+    run = Run(scripts, metrics=BANDED, duration=60, outage_budget=0)
+    assert run.verdict == "pass", run.message
+    assert run.result["outages"] == []
+
+
+def test_a_slow_count_of_requests_is_paired_with_the_errors_of_its_moment() -> None:
+    """Errors without the requests among which they occurred would look like more than they are."""
+    lagging = growing(2000)
+    scripts = {"errors": good(0.05), "failed": growing(1), "asked": lambda at, query: (4.0, lagging(at, query)[1])}
+    run = Run(scripts, metrics=BANDED, duration=60)
+    assert run.verdict == "pass", run.message
+    assert run.result["metrics"][0]["evidence"]["bands"]["errors"] > 40
+
+
+COMPARED = [
+    {"name": "p99", "query": "latency", "below": 200, "unit": "ms", "window": 5, "baseline": {"query": "stable", "tolerance": 10}},
+]
+
+
+def test_a_canary_worse_than_the_stable_version_goes_back() -> None:
+    def rising(at: float, query: str) -> tuple[float, Reading]:
+        return 0.01, Reading("good", 150 + at % 7, EPOCH + at)
+
+    run = Run({"latency": rising, "stable": good(100.0)}, metrics=COMPARED, duration=100)
+    assert run.verdict == "breach"
+    assert run.seconds == pytest.approx(35, abs=1)
+    assert "p99 is worse than the stable version's: medians 15" in run.message
+
+
+def test_a_stable_version_without_data_is_waited_for() -> None:
+    gap = switch((0, good(100.0)), (20, failing("no_data", "no series")), (40, good(100.0)))
+    run = Run({"latency": good(100.0), "stable": gap}, metrics=COMPARED, duration=60)
+    assert run.verdict == "pass"
+    assert run.seconds == pytest.approx(80, abs=2)
+    assert any("cannot see p99 (no_data: baseline: no series)" in text for _at, text in run.lines)
+    outage = run.result["outages"][0]
+    assert outage["metrics"] == ["p99"] and outage["seconds"] == pytest.approx(20, abs=1.1)
+    assert any("p99 could not be seen for" in text and "The weight was frozen meanwhile" in text for text in run.result["warnings"])
+
+
+def test_a_leak_goes_back() -> None:
+    memory = [{"name": "memory", "query": "memory", "below": 80, "unit": "%", "slope": {"at_most": 100}}]
+    run = Run({"memory": lambda at, query: (0.01, Reading("good", 20 + 0.1 * at, EPOCH + at))}, metrics=memory, duration=100)
+    assert run.verdict == "breach"
+    assert "memory grows by 360 % per hour" in run.message
+
+
+def test_each_metric_has_its_own_rhythm_delay_and_deadline() -> None:
+    metrics = [
+        {"name": "error_rate", "query": "errors", "below": 0.1, "unit": "%"},
+        {"name": "lag", "query": "lag", "below": 5, "unit": "s", "interval": 7, "initial_delay": 3, "query_timeout": 2.5},
+    ]
+    run = Run({"errors": good(), "lag": good(1.0)}, metrics=metrics, duration=30)
+    assert run.verdict == "pass"
+    assert run.seconds == pytest.approx(31, abs=0.2), "the fourth sample of lag completes its 27 s at second 31"
+    assert [round(at) for at, _query in run.provider.sent["lag"]] == [0, 3, 10, 17, 24, 31]
+    assert run.provider.timeouts == {"errors": 5.0, "lag": 2.5}
+    per_poll = [text for _at, text in run.lines if "left |" in text]
+    assert len(per_poll) == 32, "one line per turn of the gate"
+
+
+def test_a_gate_of_counted_metrics_passes_as_soon_as_all_are_done() -> None:
+    metrics = [
+        {"name": "lag", "query": "lag", "below": 5, "unit": "s", "interval": 2, "count": 5, "failure_limit": 1},
+        {"name": "queue", "query": "queue", "below": 5, "unit": "s", "interval": 3, "count": 2},
+    ]
+    run = Run({"lag": switch((0, good(1.0)), (4, good(9.0)), (5, good(1.0))), "queue": good()}, metrics=metrics, duration=300)
+    assert run.verdict == "pass", run.message
+    assert run.seconds == pytest.approx(8, abs=0.2)
+    assert len(run.provider.sent["queue"]) == 3, "a metric that is done is asked no more"
+
+
+def test_an_outage_is_right_with_counts_and_slow_rhythms() -> None:
+    metrics = [{"name": "lag", "query": "lag", "below": 5, "unit": "s", "interval": 20, "count": 6, "failure_limit": 0}]
+    run = Run({"lag": switch((0, good(1.0)), (50, failing("error", "refused")), (210, good(1.0)))}, metrics=metrics, duration=300)
+    assert run.verdict == "pass"
+    assert run.seconds == pytest.approx(3 * 20 + 180 + 20, abs=25)
+    longer = Run({"lag": switch((0, good(1.0)), (50, failing("error", "refused")))}, metrics=metrics, duration=300, outage_budget=100)
+    assert longer.verdict == "error"
+    assert longer.seconds == pytest.approx(40 + 100, abs=21)
+    assert sum("cannot see" in text for _at, text in longer.lines) == 1
+
+
+def test_a_metric_that_is_still_delayed_is_not_blind() -> None:
+    metrics = [{"name": "lag", "query": "lag", "below": 5, "unit": "s", "initial_delay": 20}, {**BANDED[0], "bands": None}]
+    run = Run({"lag": good(1.0), "errors": good()}, metrics=metrics, duration=60, outage_budget=5)
+    assert run.verdict == "pass", run.message
+
+
+def test_check_mode_shows_every_rule_and_query_and_how_fast_they_see() -> None:
+    metrics = [{**BANDED[0], "window": 30}]
+    scripts = {"errors": good(), "failed": good(), "asked": good()}
+    run = Run(scripts, metrics=metrics, duration=60, check_mode=True, scrape_interval=1)
+    told = [text for _at, text in run.lines]
+    assert any("alpha 0.01, beta 0.05" in text for text in told)
+    assert "canary 10%: error_rate: requests: asked" in told
+    assert any("about" in text and "requests at 2x" in text for text in told)
+    assert run.result["metrics"][0]["rule"].startswith("< 0.1 %; from 5 %")
+
+
+def test_check_mode_finds_a_companion_that_cannot_be_asked() -> None:
+    scripts = {"errors": good(), "failed": failing("error", "parse error"), "asked": good()}
+    run = Run(scripts, metrics=BANDED, duration=60, check_mode=True)
+    assert "errors of metric error_rate: parse error (query: failed)" in run.message
+
+
+def test_a_dry_run_with_rules_is_shown_and_never_decides() -> None:
+    metrics = [{"name": "calm", "query": "calm", "below": 1, "unit": "s"}, {**COMPARED[0], "dry_run": True}]
+    run = Run({"calm": good(), "latency": good(150.0), "stable": good(100.0)}, metrics=metrics, duration=60)
+    assert run.verdict == "pass"
+    assert [metric["verdict"] for metric in run.result["metrics"]] == ["pass", "breach"]
+
+
+def test_a_version_that_shows_nothing_for_its_first_seconds_is_no_outage() -> None:
+    assert Run({"errors": switch((0, failing("no_data", "NaN")), (5, good()))}).result["outages"] == []
+    assert len(Run({"errors": switch((0, failing("no_data", "NaN")), (50, good()))}).result["outages"]) == 1
+    assert len(Run({"errors": switch((0, good()), (5, failing("no_data", "NaN")), (8, good()))}).result["outages"]) == 1
+
+
+def test_a_missing_library_is_told_before_the_first_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(RolloutError) as caught:
+        _metric_gate.run(options(metrics=COMPARED, duration=100, prometheus_url="http://127.0.0.1:1"), Context())
+    assert "The Python library 'scipy' is not installed" in caught.value.message
+
+
+# ------------------------------------------------------------------------------------------------ synthetic load
+
+FLOORED: dict[str, Any] = {"minimum_requests": {"query": "count", "at_least": 300}, "scrape_interval": 2}
+
+
+class Sender(_synthetic.SyntheticLoad):
+    """Keeps what it was told instead of sending: simulated time has no network."""
+
+    def __init__(self, when: str = "below_floor", refusal: str = "") -> None:
+        super().__init__(_synthetic.Load("http://host", (("x-canary", "v2"),), "v2", expect_header="x-version", when=when))
+        self.refusal = refusal
+        self.told: list[bool] = []
+        self.stops = 0
+
+    def probe(self) -> str:
+        return self.refusal
+
+    def steer(self, wanted: bool) -> bool:
+        changed = wanted != (self.told[-1] if self.told else False)
+        self.told.append(wanted)
+        return changed
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+def begin(run: Run) -> float | None:
+    """When the gate said that it sends, in seconds."""
+    return next((at for at, text in run.lines if "sending up to 10 synthetic requests/s" in text), None)
+
+
+def test_nothing_is_sent_before_the_first_scrapes_could_have_counted_users() -> None:
+    sender = Sender()
+    run = Run({"errors": good(), "count": failing("no_data")}, load=sender, **FLOORED)
+    began = begin(run)
+    assert began is not None and 5 <= began < 7, "two scrapes and a poll"
+    assert run.verdict == "insufficient" and sender.stops > 0
+
+
+def test_users_who_will_reach_the_floor_are_left_alone_and_too_few_are_helped() -> None:
+    enough = Sender()
+    assert Run({"errors": good(), "count": lambda at, query: (0.01, Reading("good", 11.0 * at, EPOCH + at))}, load=enough, **FLOORED).verdict == "pass"
+    assert not any(enough.told)
+    few = Sender()
+    run = Run({"errors": good(), "count": lambda at, query: (0.01, Reading("good", 5.0 * at, EPOCH + at))}, load=few, **FLOORED)
+    assert begin(run) is not None and few.told[-1] is True and run.verdict == "insufficient"
+
+
+def test_an_outage_of_prometheus_starts_nothing() -> None:
+    sender = Sender()
+    run = Run({"errors": good(), "count": failing("error")}, load=sender, **FLOORED)
+    assert not any(sender.told) and run.verdict == "insufficient"
+
+
+def test_always_sends_from_the_first_poll_on() -> None:
+    sender = Sender("always")
+    run = Run({"errors": good()}, load=sender)
+    assert begin(run) is not None and all(sender.told) and run.verdict == "pass"
+    assert run.result["synthetic"]["sent"] == 0 and sender.stops > 0
+
+
+def test_a_refused_header_route_ends_the_gate_before_the_hold() -> None:
+    sender = Sender(refusal="GET http://host was answered by 'v1'")
+    run = Run({"errors": good()}, load=sender)
+    assert run.verdict == "error" and "synthetic load cannot be used: GET http://host was answered by 'v1'" in run.message
+    assert sender.told == []
+
+
+def test_an_answer_of_another_version_is_told_once_and_warned_about() -> None:
+    sender = Sender("always")
+    run = Run({"errors": good()}, during={10.0: lambda context: setattr(sender, "misrouted", "v1")}, load=sender)
+    assert sum("an answer came from 'v1'" in text for _at, text in run.lines) == 1
+    assert any("an answer came from 'v1'" in warning for warning in run.result["warnings"])
+
+
+def test_check_mode_neither_probes_nor_sends() -> None:
+    sender = Sender("always", refusal="must not be asked")
+    assert Run({"errors": good()}, check_mode=True, load=sender).verdict == "none"
+    assert sender.told == []

@@ -257,7 +257,7 @@ WS = {"expect": [{"type": "hello"}, {"type": "greeks"}], "round_trips": 2, "late
             "websocket.expect[1]",
             'no such message in time; the last message was {"type":"tick"}',
         ),
-        (dialogue(matched=0, error="the server closed with code 1011"), "websocket.expect[0]", "the server closed with code 1011"),
+        (dialogue(matched=0, error="the server closed with code 1011", closed=True), "websocket.expect[0]", "the server closed with code 1011"),
         (dialogue(matched=2, round_trips=[0.01], error="no such message in time"), "websocket.round_trips", "1 (no such message in time)"),
         (dialogue(matched=2, round_trips=[0.01, 0.05]), "websocket.latency_below_ms", "p99 50 ms (median 30 ms)"),
     ],
@@ -588,6 +588,12 @@ class Talk(socketserver.StreamRequestHandler):
             return
         key = base64.b64encode(hashlib.sha1((headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
         self.wfile.write(f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {key}\r\n\r\n".encode())
+        if self.path == "/silent" or (self.path == "/silent-once" and not self.server.visited):
+            self.server.visited = True
+            self.frame(9, b"still here")
+            self.read()
+            self.read()
+            return
         self.say({"type": "hello", "version": "v2", "host": headers["host"]})
         if self.path == "/close":
             self.frame(8, struct.pack("!H", 1011))
@@ -636,6 +642,7 @@ def ws_server() -> Iterator[str]:
     class Threaded(socketserver.ThreadingTCPServer):
         daemon_threads = True
         allow_reuse_address = True
+        visited = False
 
     server = Threaded(("127.0.0.1", 0), Talk)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -667,6 +674,7 @@ def test_websocket_conversation(ws_server: str) -> None:
         ("/moved", {}, "connection", "status 302"),
         ("/close", {"expect": [{"type": "hello"}, {"type": "x"}]}, "websocket.expect[1]", "the server closed with code 1011"),
         ("/cut", {"expect": [{"type": "x"}]}, "websocket.expect[0]", "the connection was cut without a close frame; the last message was"),
+        ("/silent", {**SUBSCRIBE}, "websocket.expect[0]", "since then 1 pings and no message"),
         ("/mute", {**SUBSCRIBE}, "websocket.expect[1]", "no such message in time"),
         ("/mute", {"round_trips": 2}, "websocket.round_trips", "0 (no such message in time)"),
         ("/", {"send": [{"type": "subscribe"}], "expect": [{"type": "nope"}]}, "websocket.expect[0]", 'the last message was {"type": "greeks", "delta": 0.5}'),
@@ -679,6 +687,24 @@ def test_websocket_that_misbehaves_is_named(ws_server: str, path: str, web_socke
     found = error.result["checks"][0]["problems"][0]
     assert found["rule"] == rule
     assert seen in found["seen"]
+
+
+def test_websocket_that_stays_silent_is_tried_again_and_says_so(ws_server: str) -> None:
+    checks = [{"name": "w", "path": "/silent-once", "websocket": SUBSCRIBE}]
+    result = _probe.run(params(base_url=ws_server, timeout=0.3, retries=2, checks=checks), Context())
+    assert result["checks"][0]["attempts"] == 2
+    assert result["warnings"] == ["w needed 2 attempts for 1 call at " + ws_server]
+
+
+def test_websocket_that_always_stays_silent_fails_after_all_attempts(ws_server: str) -> None:
+    error = failing(base_url=ws_server, timeout=0.2, retries=2, checks=[{"name": "w", "path": "/silent", "websocket": SUBSCRIBE}])
+    assert error.result["checks"][0]["attempts"] == 3
+
+
+def test_wrong_message_is_never_asked_for_again(ws_server: str) -> None:
+    wrong = {"expect": [{"type": "hello", "version": "v1"}]}
+    error = failing(base_url=ws_server, timeout=0.2, retries=2, checks=[{"name": "w", "path": "/", "websocket": wrong}])
+    assert error.result["checks"][0]["attempts"] == 1
 
 
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,18 +7,17 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _prometheus
+from ansible_collections.signal.rollout.plugins.module_utils import _http, _prometheus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -131,13 +130,13 @@ def test_no_odd_result_is_good_unless_it_is_one_finite_number(result: Any, kind:
     ],
 )
 def test_a_wrong_address_is_refused_without_repeating_it(url: str, words: str) -> None:
-    problem = _prometheus.url_problem(url)
+    problem = _http.url_problem(url)
     assert words in problem
     assert "hunter2" not in problem
 
 
 def test_good_addresses_pass() -> None:
-    assert [_prometheus.url_problem(url) for url in ("http://10.79.0.52:9090", "https://prometheus.example/tenant/a/", "http://[::1]:9090")] == [""] * 3
+    assert [_http.url_problem(url) for url in ("http://10.79.0.52:9090", "https://prometheus.example/tenant/a/", "http://[::1]:9090")] == [""] * 3
 
 
 @pytest.mark.parametrize(
@@ -148,6 +147,13 @@ def test_good_addresses_pass() -> None:
         ({"prometheus_token": "secret-word", "prometheus_user": "me", "prometheus_password": "x"}, "both are set"),
         ({"prometheus_token": "secret-word\nX-Evil: 1"}, "line break"),
         ({"prometheus_headers": {"X-Tenant": "secret-word\r\n"}}, "line break"),
+        ({"prometheus_headers": {"X-Tenant": "secret-wörd"}}, "outside ASCII"),
+        ({"prometheus_token": "secret-word", "prometheus_headers": {"authorization": "x"}}, "one way to authenticate"),
+        ({"prometheus_tenant": "desk", "prometheus_headers": {"x-scope-orgid": "other"}}, "both are set"),
+        ({"prometheus_token_file": "/no/such/file"}, "prometheus_token_file: the token file /no/such/file cannot be read: No such file"),
+        ({"ca_cert": "/no/such/file"}, "ca_cert: /no/such/file cannot be read: No such file"),
+        ({"prometheus_client_cert": "/no/such/file"}, "prometheus_client_cert: /no/such/file cannot be read"),
+        ({"prometheus_client_key": __file__}, "set without prometheus_client_cert"),
     ],
 )
 def test_wrong_credentials_are_refused_without_repeating_them(options: dict[str, Any], words: str) -> None:
@@ -159,74 +165,30 @@ def test_wrong_credentials_are_refused_without_repeating_them(options: dict[str,
 # ------------------------------------------------------------------------------------------------------ over HTTP
 
 
-class Server:
-    """A loopback HTTP server whose answer is a function of the query; it keeps the requests it got."""
-
-    def __init__(self) -> None:
-        self.respond: Callable[[BaseHTTPRequestHandler, str], None] = lambda handler, query: self.send(handler, answer([series("1")]))
-        self.requests: list[tuple[str, dict[str, str], tuple[str, int]]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer.requests.append((self.path, dict(self.headers), self.client_address))
-                query = parse_qs(urlsplit(self.path).query).get("query", [""])[0]
-                outer.respond(self, query)
-
-            def log_message(self, *unused: Any) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                # The client hangs up on purpose in some tests.
-                pass
-
-        self.http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    @staticmethod
-    def send(handler: BaseHTTPRequestHandler, body: Any, status: int = 200, **headers: str) -> None:
-        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        handler.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(data)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.http.shutdown()
-    running.http.server_close()
-
-
-def client(server: Server, timeout: float = 5.0, **options: Any) -> _prometheus.Prometheus:
+def client(server: Any, timeout: float = 5.0, **options: Any) -> _prometheus.Prometheus:
     return _prometheus.Prometheus({"prometheus_url": server.url + "/", **options}, timeout)
 
 
-def test_a_query_is_sent_as_it_is_and_its_number_comes_back(server: Server) -> None:
+def test_a_query_is_sent_as_it_is_and_its_number_comes_back(server: Any) -> None:
     reading = client(server, 2.5).read('sum(rate(x{a="b & c"}[30s]))')
     assert (reading.state, reading.value) == ("good", 1.0)
     path, headers, _peer = server.requests[0]
-    assert parse_qs(urlsplit(path).query) == {"query": ['sum(rate(x{a="b & c"}[30s]))'], "timeout": ["2500ms"]}
+    assert parse_qs(urlsplit(path).query) == {
+        "query": ['sum(rate(x{a="b & c"}[30s]))'],
+        "timeout": ["2500ms"],
+        "partial_response": ["false"],
+    }
     assert "Authorization" not in headers
 
 
-def test_the_connection_is_kept(server: Server) -> None:
+def test_the_connection_is_kept(server: Any) -> None:
     prometheus = client(server)
     for _query in range(3):
         prometheus.read("q")
     assert len({peer for _path, _headers, peer in server.requests}) == 1
 
 
-def test_token_user_and_headers_are_sent(server: Server) -> None:
+def test_token_user_and_headers_are_sent(server: Any) -> None:
     client(server, prometheus_token="t0ken").read("q")
     client(server, prometheus_user="me", prometheus_password="pass word").read("q")
     client(server, prometheus_headers={"X-Scope-OrgID": "desk"}).read("q")
@@ -236,7 +198,88 @@ def test_token_user_and_headers_are_sent(server: Server) -> None:
     assert sent[2]["X-Scope-OrgID"] == "desk"
 
 
-def test_a_netrc_file_is_not_used(server: Server, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renewed_token_file_is_read_again(server: Any, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first-token\n")
+    prometheus = client(server, prometheus_token_file=str(file))
+    prometheus.read("q")
+    renewed = tmp_path / "renewed"
+    renewed.write_text("other-token\n")
+    # As Kubernetes renews a projected token: by a rename.
+    renewed.replace(file)
+    prometheus.read("q")
+    assert [headers["Authorization"] for _path, headers, _peer in server.requests] == ["Bearer first-token", "Bearer other-token"]
+    file.unlink()
+    reading = prometheus.read("q")
+    assert (reading.state, reading.hopeless) == ("error", False)
+    assert "cannot be read: No such file" in reading.detail
+
+
+@pytest.mark.parametrize("content", ["", "two\nlines", "t\x07ken", "tökén"])
+def test_a_file_without_a_token_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(content)
+    (problem,) = _prometheus.problems_of({"prometheus_url": "http://host", "prometheus_token_file": str(file)})
+    assert "holds no token, expected one line of text" in problem
+
+
+def test_an_encrypted_key_is_refused_since_nobody_could_type_its_passphrase(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.write_text("-----BEGIN CERTIFICATE-----\n")
+    key.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    options = {"prometheus_client_cert": str(certificate), "prometheus_client_key": str(key)}
+    (problem,) = _prometheus.problems_of({"prometheus_url": "http://host", **options})
+    assert "the key is encrypted" in problem
+
+
+def test_the_tenant_and_the_path_prefix_are_sent(server: Any) -> None:
+    _prometheus.Prometheus({"prometheus_url": f"{server.url}/prometheus/", "prometheus_tenant": "desk"}, 5.0).read("q")
+    path, headers, _peer = server.requests[0]
+    assert path.startswith("/prometheus/api/v1/query?")
+    assert headers["X-Scope-OrgID"] == "desk"
+
+
+def test_a_long_query_goes_by_post_and_a_short_one_by_get(server: Any) -> None:
+    asked: list[str] = []
+    server.respond = lambda handler, query: (asked.append(query), server.send(handler, answer([series("2")])))
+    long = " or ".join(f'x{{pod="{number}"}}' for number in range(200))
+    assert client(server).read("x").value == client(server).read(long).value == 2
+    assert server.methods == ["GET", "POST"]
+    assert asked == ["x", long]
+    assert "?" not in server.requests[1][0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prometheus_token": "s3cret-t0ken"},
+        {"prometheus_user": "me", "prometheus_password": "s3cret-t0ken"},
+        {"prometheus_headers": {"X-Key": "s3cret-t0ken"}},
+        {"prometheus_token_file": "token"},
+    ],
+)
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_server_that_repeats_the_secret_does_not_get_it_into_a_message(
+    server: Any, tmp_path: Path, options: dict[str, Any], status: int
+) -> None:
+    if "prometheus_token_file" in options:
+        (tmp_path / "token").write_text("s3cret-t0ken")
+        options = {"prometheus_token_file": str(tmp_path / "token")}
+
+    def repeat(handler: BaseHTTPRequestHandler, query: str) -> None:
+        told = str(handler.headers.get("X-Key") or handler.headers.get("Authorization"))
+        body: Any = {"status": "error", "errorType": "bad", "error": told} if query == "json" else f"you sent {told}"
+        server.send(handler, body, status)
+
+    server.respond = repeat
+    prometheus = client(server, **options)
+    for query in ("json", "text"):
+        detail = prometheus.read(query).detail
+        assert "********" in detail
+        assert "s3cret" not in detail and base64.b64encode(b"me:s3cret-t0ken").decode() not in detail
+
+
+def test_a_netrc_file_is_not_used(server: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -252,29 +295,28 @@ def test_a_netrc_file_is_not_used(server: Server, tmp_path: Any, monkeypatch: py
         (422, {"status": "error", "errorType": "execution", "error": "too many samples"}, "HTTP 422: execution: too many samples", False),
         (503, {"status": "error", "errorType": "timeout", "error": "query timed out"}, "HTTP 503: timeout", False),
         (200, {"status": "error", "errorType": "internal", "error": "store is gone"}, "HTTP 200: internal: store is gone", False),
-        (401, "Unauthorized", "HTTP 401, and the answer is not Prometheus' JSON: Unauthorized", False),
+        (401, "Unauthorized", "HTTP 401, the credentials or the tenant are refused: Unauthorized", False),
+        (403, {"message": "no such tenant"}, "HTTP 403, the credentials or the tenant are refused", False),
+        (404, "not found", "HTTP 404, and the answer is not Prometheus' JSON: not found", False),
         (200, "<html><body>Please log in</body></html>", "HTTP 200, and the answer is not Prometheus' JSON: <html>", False),
         (200, "", "it is empty", False),
         (200, "[1, 2]", "not Prometheus' JSON", False),
         (500, {"status": "success", "data": {}}, "HTTP 500: success", False),
     ],
 )
-def test_a_refusal_is_an_error_in_prometheus_words(server: Server, status: int, body: Any, words: str, hopeless: bool) -> None:
+def test_a_refusal_is_an_error_in_prometheus_words(server: Any, status: int, body: Any, words: str, hopeless: bool) -> None:
     server.respond = lambda handler, query: server.send(handler, body, status)
     reading = client(server).read("q")
     assert (reading.state, reading.value, reading.hopeless) == ("error", None, hopeless)
     assert words in reading.detail
 
 
-def test_a_redirect_is_not_followed_and_takes_no_token_along(server: Server) -> None:
-    other = Server()
-    server.respond = lambda handler, query: server.send(handler, "moved", 302, Location=other.url)
+def test_a_redirect_is_not_followed_and_takes_no_token_along(server: Any, other_server: Any) -> None:
+    server.respond = lambda handler, query: server.send(handler, "moved", 302, Location=other_server.url)
     reading = client(server, prometheus_token="t0ken").read("q")
-    other.http.shutdown()
-    other.http.server_close()
     assert reading.state == "error"
     assert "redirect" in reading.detail
-    assert other.requests == []
+    assert other_server.requests == []
 
 
 def test_a_server_that_is_down_is_named_with_the_reason() -> None:
@@ -291,7 +333,7 @@ def test_an_unknown_host_is_an_error() -> None:
     assert "cannot reach http://prometheus.invalid:9090" in reading.detail
 
 
-def test_silence_is_an_error_after_the_timeout(server: Server) -> None:
+def test_silence_is_an_error_after_the_timeout(server: Any) -> None:
     quiet = threading.Event()
     server.respond = lambda handler, query: quiet.wait(5) and None
     started = time.monotonic()
@@ -301,7 +343,7 @@ def test_silence_is_an_error_after_the_timeout(server: Server) -> None:
     assert time.monotonic() - started < 4.5
 
 
-def test_a_cut_answer_is_an_error(server: Server) -> None:
+def test_a_cut_answer_is_an_error(server: Any) -> None:
     def cut(handler: BaseHTTPRequestHandler, query: str) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "5000")
@@ -313,81 +355,12 @@ def test_a_cut_answer_is_an_error(server: Server) -> None:
     assert client(server).read("q").state == "error"
 
 
-def test_a_huge_answer_is_refused(server: Server) -> None:
-    server.respond = lambda handler, query: server.send(handler, " " * (_prometheus.LARGEST_ANSWER + 10))
+def test_a_huge_answer_is_refused(server: Any) -> None:
+    server.respond = lambda handler, query: server.send(handler, " " * (_http.LARGEST_ANSWER + 10))
     assert "larger than 8 MiB" in client(server).read("q").detail
 
 
-def test_tls_is_verified(tmp_path: Any, server: Server) -> None:
+def test_tls_is_verified(tmp_path: Any, server: Any) -> None:
     reading = _prometheus.Prometheus({"prometheus_url": server.url.replace("http:", "https:"), "validate_certs": True}, 2.0).read("q")
     assert reading.state == "error"
     assert "TLS" in reading.detail
-
-
-# --------------------------------------------------------------------------------------------------------- lanes
-
-
-def collect(lanes: _prometheus.Lanes, seconds: float) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    deadline = time.monotonic() + seconds
-    while lanes.waiting() and time.monotonic() < deadline:
-        found.update(lanes.answers(0.05))
-    return found
-
-
-def test_queries_run_at_the_same_time_and_a_slow_one_delays_nobody(server: Server) -> None:
-    def respond(handler: BaseHTTPRequestHandler, query: str) -> None:
-        time.sleep(0.8 if query == "slow" else 0.1)
-        server.send(handler, answer([series("1")]))
-
-    server.respond = respond
-    lanes = _prometheus.Lanes(client(server), 5.0)
-    for name in ("slow", "a", "b", "c", "d"):
-        assert lanes.ask(name, name)
-    fast: dict[str, Any] = {}
-    while len(fast) < 4:
-        fast.update(lanes.answers(0.05))
-    assert set(fast) == {"a", "b", "c", "d"}
-    assert not lanes.ask("slow", "slow"), "a lane asks nothing new while it waits"
-    assert set(collect(lanes, 3)) == {"slow"}
-    lanes.close()
-
-
-class Hanging:
-    """A client whose call never returns: what a hanging name lookup looks like."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-
-    def read(self, query: str) -> Any:
-        self.release.wait(20)
-        return _prometheus.Reading("good", 1.0, 1.0)
-
-
-def test_a_call_that_never_returns_is_an_error_and_its_late_answer_is_ignored() -> None:
-    hanging = Hanging()
-    lanes = _prometheus.Lanes(hanging, 0.2)
-    lanes.ask("q", "q")
-    found = collect(lanes, 5)
-    assert (found["q"].state, found["q"].detail) == ("error", "no answer within 0.2 s")
-    assert not lanes.ask("q", "q")
-    hanging.release.set()
-    deadline = time.monotonic() + 5
-    late: list[Any] = []
-    while not lanes.ask("q", "again") and time.monotonic() < deadline:
-        late += lanes.answers(0.05)
-    assert late == []
-    assert collect(lanes, 5)["q"].value == 1.0
-    lanes.close()
-
-
-class Crashing:
-    def read(self, query: str) -> Any:
-        raise KeyError("a bug")
-
-
-def test_a_bug_in_a_lane_is_an_error_and_not_silence() -> None:
-    lanes = _prometheus.Lanes(Crashing(), 1.0)
-    lanes.ask("q", "q")
-    assert "KeyError" in collect(lanes, 3)["q"].detail
-    lanes.close()

@@ -6,92 +6,10 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 from ansible_collections.signal.rollout.plugins.module_utils import _weights
-from hypothesis import given
-from hypothesis import strategies as st
-
-HOST = "signal-service.signal.svc.cluster.local"
-
-
-def destination(subset: str, weight: int | None, host: str = HOST) -> dict[str, Any]:
-    entry: dict[str, Any] = {"destination": {"host": host, "subset": subset}}
-    if weight is not None:
-        entry["weight"] = weight
-    return entry
-
-
-def virtual_service(*routes: tuple[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    return {
-        "metadata": {"name": "signal-service", "namespace": "signal", "resourceVersion": "42"},
-        "spec": {"http": [{"name": name, "route": entries} for name, entries in routes]},
-    }
-
-
-def simple(stable: int | None = 100, canary: int | None = 0) -> dict[str, Any]:
-    return virtual_service(("primary", [destination("v1", stable), destination("v2", canary)]))
-
-
-def apply_patch(document: dict[str, Any], operations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The part of RFC 6902 the engine uses, written out so that a wrong path shows."""
-    result = copy.deepcopy(document)
-    for operation in operations:
-        *parents, last = operation["path"].strip("/").split("/")
-        node: Any = result
-        for part in parents:
-            node = node[int(part)] if isinstance(node, list) else node[part]
-        if operation["op"] == "test":
-            assert node[last] == operation["value"], operation
-        elif operation["op"] == "replace":
-            assert last in node, operation
-            node[last] = operation["value"]
-        else:
-            assert operation["op"] == "add" and last not in node, operation
-            node[last] = operation["value"]
-    return result
-
-
-@given(st.integers(0, 100), st.integers(0, 100))
-def test_patch_changes_the_two_weights_and_nothing_else(old: int, new: int) -> None:
-    before = virtual_service(
-        ("header", [destination("v1", 100)]), ("primary", [destination("v1", 100 - old), destination("v2", old)])
-    )
-    before["spec"]["http"][1]["retries"] = {"attempts": 3}
-    route = _weights.read_route(before, "primary", None, "v1", "v2")
-    after = apply_patch(before, _weights.patch_operations(before, route, _weights.wanted(new)))
-    assert [entry.pop("weight") for entry in after["spec"]["http"][1]["route"]] == [100 - new, new]
-    for entry in before["spec"]["http"][1]["route"]:
-        entry.pop("weight")
-    assert after == before
-
-
-def test_patch_pins_route_destinations_old_weights_and_resource_version() -> None:
-    document = simple(90, 10)
-    operations = _weights.patch_operations(
-        document, _weights.read_route(document, "primary", None, "v1", "v2"), _weights.wanted(50)
-    )
-    tests = {operation["path"]: operation["value"] for operation in operations if operation["op"] == "test"}
-    assert tests == {
-        "/spec/http/0/name": "primary",
-        "/spec/http/0/route/0/destination/host": HOST,
-        "/spec/http/0/route/0/destination/subset": "v1",
-        "/spec/http/0/route/0/weight": 90,
-        "/spec/http/0/route/1/destination/host": HOST,
-        "/spec/http/0/route/1/destination/subset": "v2",
-        "/spec/http/0/route/1/weight": 10,
-    }
-    assert operations[-1] == {"op": "replace", "path": "/metadata/resourceVersion", "value": "42"}
-
-
-def test_absent_weight_counts_as_zero_and_is_added() -> None:
-    document = simple(100, None)
-    route = _weights.read_route(document, "primary", None, "v1", "v2")
-    assert route.weights == _weights.Weights(100, 0)
-    after = apply_patch(document, _weights.patch_operations(document, route, _weights.wanted(10)))
-    assert after["spec"]["http"][0]["route"][1]["weight"] == 10
 
 
 @pytest.mark.parametrize("weight", [-1, 101, True, "10", 10.0, None])
@@ -100,96 +18,18 @@ def test_weight_outside_whole_percent_is_refused(weight: Any) -> None:
         _weights.wanted(weight)
 
 
-@pytest.mark.parametrize(
-    ("document", "route", "words"),
-    [
-        (simple(80, 10), None, "sum to 100"),
-        (simple(110, -10), None, "sum to 100"),
-        (virtual_service(("primary", [destination("v1", 100)])), None, "expected subset 'v2' exactly once"),
-        (virtual_service(), None, "has 0 http routes"),
-        (simple(), "other", "its http routes are 'primary'"),
-        (virtual_service(("a", [destination("v1", 100)]), ("b", [])), None, "has 2 http routes"),
-        (virtual_service(("a", []), ("a", [])), "a", "more than once"),
-        (
-            virtual_service(("p", [destination("v1", 50), destination("v2", 0), destination("v3", 50)])),
-            None,
-            r"carry traffic \(v3=50\)",
-        ),
-        (
-            virtual_service(("p", [destination("v1", 50), destination("v2", 25), destination("v2", 25)])),
-            None,
-            "more than once",
-        ),
-        (
-            virtual_service(("p", [destination("v1", 50, "a.b.svc"), destination("v2", 50, "c.b.svc")])),
-            None,
-            "different hosts",
-        ),
-    ],
-)
-def test_object_that_cannot_be_managed_is_refused_in_its_own_words(document: Any, route: Any, words: str) -> None:
-    with pytest.raises(_weights.WeightError, match=words):
-        _weights.read_route(document, route, None, "v1", "v2")
-
-
-def test_same_subset_twice_in_the_options_is_refused() -> None:
-    with pytest.raises(_weights.WeightError, match="two different subsets"):
-        _weights.read_route(simple(), None, None, "v1", "v1")
-
-
-def test_third_destination_without_weight_is_kept() -> None:
-    document = virtual_service(("p", [destination("v1", 100), destination("v3", 0), destination("v2", 0)]))
-    route = _weights.read_route(document, None, None, "v1", "v2")
-    after = apply_patch(document, _weights.patch_operations(document, route, _weights.wanted(30)))
-    assert [entry["weight"] for entry in after["spec"]["http"][0]["route"]] == [70, 0, 30]
-
-
-def test_last_writer_is_the_newest_manager_of_the_routes() -> None:
-    document = simple()
-    document["metadata"]["managedFields"] = [
-        {"manager": "kubectl-edit", "time": "2026-01-01T10:00:02Z", "fieldsV1": {"f:spec": {"f:http": {}}}},
-        {"manager": "signal.rollout", "time": "2026-01-01T10:00:01Z", "fieldsV1": {"f:spec": {"f:http": {}}}},
-        {"manager": "labeller", "time": "2026-01-01T10:00:09Z", "fieldsV1": {"f:metadata": {}}},
-    ]
-    assert _weights.last_writer(document) == {"manager": "kubectl-edit", "time": "2026-01-01T10:00:02Z"}
-    assert _weights.last_writer(simple())["manager"] == "unknown"
-
-
-def envoy(action: dict[str, Any], name: str = "primary", origin: str = "signal-service") -> dict[str, Any]:
-    config = f"/apis/networking.istio.io/v1/namespaces/signal/virtual-service/{origin}"
-    route = {"name": name, "route": action, "metadata": {"filter_metadata": {"istio": {"config": config}}}}
-    return {"configs": [{"route_config": {"virtual_hosts": [{"routes": [route]}]}}]}
-
-
-def shown(dump: dict[str, Any]) -> list[_weights.Weights]:
-    return _weights.envoy_weights(dump, "signal-service", "signal", "primary", HOST, "v1", "v2")
-
-
-def test_envoy_single_cluster_means_all_traffic() -> None:
-    assert shown(envoy({"cluster": f"outbound|80|v2|{HOST}"})) == [_weights.Weights(0, 100)]
-
-
-def test_envoy_weighted_clusters_are_read_relative_to_their_total() -> None:
-    clusters = [{"name": f"outbound|80|v1|{HOST}", "weight": 450}, {"name": f"outbound|80|v2|{HOST}", "weight": 50}]
-    assert shown(envoy({"weighted_clusters": {"clusters": clusters}})) == [_weights.Weights(90, 10)]
-
-
-def test_envoy_routes_of_other_objects_are_not_taken_for_ours() -> None:
-    assert shown(envoy({"cluster": f"outbound|80|v2|{HOST}"}, name="other")) == []
-    assert shown(envoy({"cluster": f"outbound|80|v2|{HOST}"}, origin="another")) == []
-    assert shown(envoy({"cluster": "outbound|80|v2|other.signal.svc.cluster.local"})) == [_weights.Weights(0, 0)]
-
-
-def test_subset_labels_come_from_rules_of_the_same_host_only() -> None:
-    rules = [
-        {"spec": {"host": "signal-service", "subsets": [{"name": "v1", "labels": {"version": "v1"}}]}},
-        {"spec": {"host": "other", "subsets": [{"name": "v2", "labels": {"version": "v2"}}]}},
-    ]
-    assert _weights.subset_labels(rules, HOST, "signal") == {"v1": {"version": "v1"}}
-
-
 def test_pod_that_is_being_deleted_is_not_ready() -> None:
     ready = {"metadata": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     assert _weights.pod_is_ready(ready)
     assert not _weights.pod_is_ready({**ready, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
     assert not _weights.pod_is_ready({"status": {"conditions": [{"type": "Ready", "status": "False"}]}})
+
+
+def test_ready_endpoints_are_those_that_say_so_or_nothing() -> None:
+    endpoints = [
+        {"addresses": ["10.0.0.1"], "conditions": {"ready": True}},
+        {"addresses": ["10.0.0.2"], "conditions": {"ready": False}},
+        {"addresses": ["10.0.0.3"]},
+        {"addresses": ["10.0.0.4"], "targetRef": {"kind": "Pod", "name": "green-1"}},
+    ]
+    assert _weights.ready_endpoints([{"endpoints": endpoints}, {"endpoints": None}, {}]) == {"10.0.0.1", "10.0.0.3", "green-1"}

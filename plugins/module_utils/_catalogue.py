@@ -1,0 +1,196 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The checklist as data: its 98 boxes in the order and words of docs/deployment_checklist.md. Private to this collection.
+
+A box with a proof is ticked by the record alone: ``step`` names the step whose evidence is read, ``proof`` the rule of :mod:`_checklist`
+that reads it. A box without one is ticked by a person (an attestation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+AUTOMATIC, ATTESTED = "automatic", "attested"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One box. ``nested``: it belongs to the one before it that is not."""
+
+    id: str
+    words: str
+    step: str = ""
+    proof: str = ""
+    nested: bool = False
+
+    @property
+    def kind(self) -> str:
+        return AUTOMATIC if self.proof else ATTESTED
+
+    @property
+    def section(self) -> str:
+        return self.id.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading with its boxes: ``part`` is the heading above it."""
+
+    id: str
+    part: str
+    title: str
+    items: tuple[Item, ...]
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section("code", "Pre-Deployment Phase", "Code Readiness", (
+        Item("code.features", "All features implemented and tested"),
+        Item("code.review", "Code review completed"),
+        Item("code.unit_tests", "Unit tests passing (>90% coverage)"),
+        Item("code.integration_tests", "Integration tests passing"),
+        Item("code.benchmarks", "Performance benchmarks met"),
+        Item("code.security_scan", "Security scan completed"),
+        Item("code.vulnerabilities", "No critical/high vulnerabilities"),
+    )),
+    Section("documentation", "Pre-Deployment Phase", "Documentation", (
+        Item("documentation.api_docs", "API documentation updated"),
+        Item("documentation.diagrams", "Architecture diagrams current"),
+        Item("documentation.runbook", "Runbook created"),
+        Item("documentation.migration_guide", "Migration guide published"),
+        Item("documentation.release_notes", "Release notes prepared"),
+    )),
+    Section("infrastructure", "Pre-Deployment Phase", "Infrastructure Preparation", (
+        Item("infrastructure.capacity", "Kubernetes cluster capacity verified"),
+        Item("infrastructure.migrations_tested", "Database migrations tested"),
+        Item("infrastructure.redis", "Redis cluster ready"),
+        Item("infrastructure.dashboards", "Monitoring dashboards created"),
+        Item("infrastructure.alert_rules", "Alert rules configured"),
+        Item("infrastructure.backups", "Backup procedures verified"),
+    )),
+    Section("dependencies", "Pre-Deployment Phase", "Dependencies", (
+        Item("dependencies.instrument", "Instrument service integration tested"),
+        Item("dependencies.ticker", "Ticker service compatibility verified"),
+        Item("dependencies.subscription", "Subscription service quotas configured"),
+        Item("dependencies.network_policies", "Network policies updated"),
+        Item("dependencies.mesh", "Service mesh configuration ready"),
+    )),
+    Section("step_1", "Deployment Phase", "Step 1: Database Migration (30 minutes)", (
+        Item("step_1.backup", "Backup current database", "database_migration", "backup"),
+        Item("step_1.migrate", "Run migration scripts", "database_migration", "migrated"),
+        Item("step_1.tables", "Verify new tables created", "database_migration", "tables"),
+        Item("step_1.indexes", "Create indexes", "database_migration", "verified"),
+        Item("step_1.hypertables", "Verify TimescaleDB hypertables", "database_migration", "verified"),
+    )),
+    Section("step_2", "Deployment Phase", "Step 2: Configuration Updates (15 minutes)", (
+        Item("step_2.configmaps", "Update ConfigMaps", "configuration", "configmap"),
+        Item("step_2.secrets", "Update Secrets", "configuration", "secret"),
+        Item("step_2.environment", "Verify environment variables"),
+    )),
+    Section("step_3", "Deployment Phase", "Step 3: Blue-Green Deployment (45 minutes)", (
+        Item("step_3.green", "Deploy new version (green)", "blue_green", "done"),
+        Item("step_3.ready", "Wait for pods to be ready", "blue_green", "replicas"),
+        Item("step_3.smoke", "Run smoke tests", "blue_green", "smoke"),
+        Item("step_3.canary_10", "Route 10% traffic to green", "canary_10", "weight"),
+        Item("step_3.hold_10", "Monitor metrics (15 minutes)", "canary_10", "gate"),
+        Item("step_3.hold_10_errors", "Error rate < 0.1%", "canary_10", "metric error rate", nested=True),
+        Item("step_3.hold_10_latency", "Latency p99 < 200ms", "canary_10", "metric latency p99", nested=True),
+        Item("step_3.hold_10_cpu", "CPU usage < 70%", "canary_10", "metric CPU of limit", nested=True),
+        Item("step_3.hold_10_memory", "Memory usage < 80%", "canary_10", "metric memory of limit", nested=True),
+        Item("step_3.canary_50", "Route 50% traffic", "canary_50", "weight"),
+        Item("step_3.hold_50", "Monitor metrics (15 minutes)", "canary_50", "gate"),
+        Item("step_3.canary_100", "Route 100% traffic", "canary_100", "weight"),
+    )),
+    Section("step_4", "Deployment Phase", "Step 4: Post-Deployment Verification (30 minutes)", (
+        Item("step_4.health", "API Health Checks", "verification", "check health"),
+        Item("step_4.realtime", "Test real-time endpoints", "verification", "check real-time"),
+        Item("step_4.historical", "Test historical endpoints", "verification", "check historical"),
+        Item("step_4.websocket", "WebSocket connectivity", "verification", "check websocket"),
+        Item("step_4.performance", "Performance validation", "verification", "load_test"),
+    )),
+    Section("step_5", "Deployment Phase", "Step 5: Cleanup (15 minutes)", (
+        Item("step_5.remove_old", "Remove old deployment", "cleanup", "removed Deployment"),
+        Item("step_5.service", "Update DNS/Service", "cleanup", "pinned"),
+        Item("step_5.configmaps", "Clean up old ConfigMaps", "cleanup", "removed ConfigMap"),
+    )),
+    Section("dashboards", "Monitoring Checklist", "Dashboards to Monitor", (
+        Item("dashboards.overview", "Service Overview Dashboard"),
+        Item("dashboards.performance", "Performance Dashboard"),
+        Item("dashboards.business", "Business Metrics Dashboard"),
+    )),
+    Section("alerts", "Monitoring Checklist", "Key Alerts to Watch", (
+        Item("alerts.error_rate", "High error rate (>1%)"),
+        Item("alerts.latency", "High latency (p99 > 500ms)"),
+        Item("alerts.restarts", "Pod restarts"),
+        Item("alerts.database", "Database connection failures"),
+        Item("alerts.redis", "Redis connection issues"),
+        Item("alerts.memory", "Memory pressure"),
+        Item("alerts.disk", "Disk space warnings"),
+    )),
+    Section("communication_before", "Communication Plan", "Pre-Deployment", (
+        Item("communication_before.t_24h", "T-24h: Send deployment notification to stakeholders"),
+        Item("communication_before.t_2h", "T-2h: Send reminder with maintenance window"),
+        Item("communication_before.t_30m", "T-30m: Post in #platform-status channel"),
+    )),
+    Section("communication_during", "Communication Plan", "During Deployment", (
+        Item("communication_during.start", "Start: Post deployment start in #platform-status", "", "message start"),
+        Item("communication_during.milestones", "Milestones: Update on major steps completed", "", "message milestone"),
+        Item("communication_during.issues", "Issues: Immediate notification of any problems", "", "message issue"),
+    )),
+    Section("communication_after", "Communication Plan", "Post-Deployment", (
+        Item("communication_after.completion", "Completion: Announce successful deployment", "", "message completion"),
+        Item("communication_after.metrics", "Metrics: Share performance improvements"),
+        Item("communication_after.documentation", "Documentation: Share updated API docs link"),
+    )),
+    Section("technical", "Success Criteria", "Technical Metrics", (
+        Item("technical.health", "All health checks passing", "verification", "check"),
+        Item("technical.error_rate", "Error rate < 0.1%", "canary_100", "metric error rate"),
+        Item("technical.latency", "API latency p99 < 200ms", "canary_100", "metric latency p99"),
+        Item("technical.websocket_latency", "WebSocket latency < 50ms", "verification", "latency websocket"),
+        Item("technical.cache_hits", "Cache hit rate > 80%"),
+        Item("technical.memory_leaks", "No memory leaks detected", "canary_100", "slope memory growth"),
+    )),
+    Section("business", "Success Criteria", "Business Metrics", (
+        Item("business.integrations", "All existing integrations working", "verification", "check existing integrations"),
+        Item("business.user_issues", "No user-reported issues"),
+        Item("business.slas", "Performance SLAs met"),
+        Item("business.moneyness", "Successful moneyness calculations", "verification", "check moneyness"),
+        Item("business.timeframes", "Custom timeframes working", "verification", "check timeframe"),
+    )),
+    Section("signoff", "Success Criteria", "Sign-off Required", (
+        Item("signoff.devops", "DevOps Lead"),
+        Item("signoff.service_owner", "Service Owner"),
+        Item("signoff.qa", "QA Lead"),
+        Item("signoff.product", "Product Manager"),
+        Item("signoff.security", "Security Team"),
+    )),
+    Section("day_1", "Post-Deployment Tasks", "Day 1", (
+        Item("day_1.metrics", "Monitor metrics closely"),
+        Item("day_1.error_logs", "Review error logs"),
+        Item("day_1.feedback", "Gather user feedback"),
+        Item("day_1.documentation", "Update documentation based on feedback"),
+    )),
+    Section("week_1", "Post-Deployment Tasks", "Week 1", (
+        Item("week_1.tuning", "Performance tuning based on real load"),
+        Item("week_1.cache", "Optimize cache settings"),
+        Item("week_1.resources", "Review resource utilization"),
+        Item("week_1.sprint", "Plan optimization sprint"),
+    )),
+    Section("month_1", "Post-Deployment Tasks", "Month 1", (
+        Item("month_1.usage", "Analyze usage patterns"),
+        Item("month_1.plans", "Plan next enhancements"),
+        Item("month_1.capacity", "Update capacity planning"),
+        Item("month_1.retrospective", "Conduct retrospective"),
+    )),
+)
+
+ITEMS: tuple[Item, ...] = tuple(item for section in SECTIONS for item in section.items)
+BY_ID: dict[str, Item] = {item.id: item for item in ITEMS}
+
+
+def items_of(name: str) -> tuple[Item, ...]:
+    """Return the boxes that ``name`` means: one by its id, or those of a section by the section's id. Empty for an unknown name."""
+    if name in BY_ID:
+        return (BY_ID[name],)
+    return next((section.items for section in SECTIONS if section.id == name), ())

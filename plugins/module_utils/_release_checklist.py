@@ -1,0 +1,175 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Engine of the module release_checklist: the 98 boxes of one release. Private to this collection.
+
+What people attest stands beside the record, in a key of its own of the same ConfigMap, since it begins before the release does. It
+counts for one version and one plan. Who attests is whom the API server has authenticated, never a variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.signal.rollout.plugins.module_utils import _catalogue, _checklist, _events, _kube, _record
+from ansible_collections.signal.rollout.plugins.module_utils._context import Context
+from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
+
+STATES = ["shown", "attested", "revoked", "required"]
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    **_kube.ARGUMENT_SPEC,
+    "state": {"type": "str", "default": "shown", "choices": STATES},
+    "service": {"type": "str", "required": True},
+    "version": {"type": "str", "required": True},
+    "plan": {"type": "dict"},
+    "items": {"type": "list", "elements": "str", "default": []},
+    "comment": {"type": "str", "default": ""},
+}
+SPEC_RULES: dict[str, Any] = {"required_if": [["state", "attested", ["items", "plan"]], ["state", "revoked", ["items", "plan"]]]}
+SUPPORTS_CHECK_MODE = True
+
+KEY = "checklist.json"
+_RACES = 10
+_COMMENT_LIMIT = 300
+
+
+def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Show the checklist, attest or revoke boxes, or refuse while some are open. See the module's RETURN.
+
+    Raises :class:`RolloutError` with the same keys for unknown boxes, for boxes that only the record may tick, and, with
+    ``required``, while one of ``items`` is not ticked.
+    """
+    chosen = _chosen(params)
+    return Checklist(params, context, _kube.connect(params)).run(chosen)
+
+
+def _chosen(params: Mapping[str, Any]) -> list[_catalogue.Item]:
+    """Return the boxes that ``items`` names. Raises :class:`RolloutError` with every mistake."""
+    problems: list[str] = []
+    chosen: dict[str, _catalogue.Item] = {}
+    known = [section.id for section in _catalogue.SECTIONS] + list(_catalogue.BY_ID)
+    for name in params["items"]:
+        found = _catalogue.items_of(name)
+        if not found:
+            near = difflib.get_close_matches(name, known, 3)
+            problems.append(f"items holds '{one_line(name, 60)}', expected the id of a box or of a section ({', '.join(near or known[:4])}, ...)")
+        chosen.update({item.id: item for item in found})
+    if params["state"] in ("attested", "revoked"):
+        if not chosen and not problems:
+            problems.append("items is empty, expected at least one box")
+        problems.extend(
+            f"{item.id} ('{item.words}') is ticked by the record of the release alone, expected a box for people"
+            for item in chosen.values()
+            if item.kind == _catalogue.AUTOMATIC
+        )
+    if len(params["comment"]) > _COMMENT_LIMIT:
+        problems.append(f"comment has {len(params['comment'])} characters, expected at most {_COMMENT_LIMIT}")
+    if problems:
+        raise RolloutError(f"release_checklist: {'; '.join(problems)}. Nothing was written. Next: playbooks/status.yml lists every box.")
+    return list(chosen.values())
+
+
+def valid(kept: Mapping[str, Any], version: str, plan_hash: str | None) -> dict[str, dict[str, Any]]:
+    """Return the attestations that count for this version and, where it is known, for this plan."""
+    if kept.get("version") != version or (plan_hash is not None and kept.get("plan_hash") != plan_hash):
+        return {}
+    return dict(kept.get("attestations") or {})
+
+
+class Checklist:
+    """Reads and writes one service's attestations."""
+
+    def __init__(self, params: dict[str, Any], context: Context, kube: _kube.Kube) -> None:
+        self.params = params
+        self.context = context
+        self.kube = kube
+        self.path = _kube.path_of("", "v1", "configmaps", params["namespace"], _record.record_name(params["service"]))
+        self.plan_hash = _record.plan_hash(params["plan"]) if params["plan"] is not None else None
+
+    def run(self, chosen: list[_catalogue.Item]) -> dict[str, Any]:
+        for attempt in range(1, _RACES + 1):
+            try:
+                return self._once(chosen)
+            except _kube.KubeError as error:
+                # The release itself writes to the same object: everything is read again.
+                if not error.lost_race or attempt == _RACES:
+                    raise
+                self.context.sleep(random.uniform(0.01, 0.05) * attempt)
+        raise AssertionError("unreachable")
+
+    def _once(self, chosen: list[_catalogue.Item]) -> dict[str, Any]:
+        document = self.kube.find(self.path)
+        record = _record.kept(document, _record.RECORD_KEY)
+        # The record's own plan, unless the caller names another: status needs no inventory of the release.
+        own = record if record.get("version") == self.params["version"] else {}
+        plan_hash = self.plan_hash or own.get("plan_hash")
+        if own.get("plan_hash") != plan_hash:
+            own = {}
+        kept = _record.kept(document, KEY)
+        attestations = valid(kept, self.params["version"], plan_hash)
+        state = self.params["state"]
+        if state not in ("attested", "revoked"):
+            answer = self._answer(_checklist.ticks(own, attestations), changed=False)
+            if state == "required":
+                self._require(chosen, answer)
+            return answer
+        after = self._changed(attestations, chosen, state)
+        changed = after != attestations
+        if changed and not self.context.check_mode:
+            counted = {"version": self.params["version"], "plan_hash": plan_hash, "attestations": after}
+            _record.keep(self.kube, self.params["namespace"], self.params["service"], document, {KEY: json.dumps(counted)})
+        return self._answer(_checklist.ticks(own, after), changed=changed)
+
+    def _changed(self, attestations: dict[str, dict[str, Any]], chosen: Iterable[_catalogue.Item], state: str) -> dict[str, dict[str, Any]]:
+        if state == "revoked":
+            gone = {item.id for item in chosen}
+            return {name: entry for name, entry in attestations.items() if name not in gone}
+        who, comment = self._identity(), one_line(self.params["comment"], _COMMENT_LIMIT)
+        after = dict(attestations)
+        for item in chosen:
+            before = after.get(item.id) or {}
+            if (before.get("by"), before.get("comment")) != (who, comment):
+                after[item.id] = {"by": who, "time": _events.now(), "comment": comment}
+        return after
+
+    def _identity(self) -> str:
+        """Return the name under which the API server knows the caller."""
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = self.kube.post(_kube.path_of("authentication.k8s.io", "v1", "selfsubjectreviews"), body)
+        name = ((answer.get("status") or {}).get("userInfo") or {}).get("username")
+        if not name:
+            raise RolloutError(
+                "release_checklist: the API server does not say who the caller is, expected a user name. Nothing was written. "
+                "Next: kubectl auth whoami with the same kubeconfig"
+            )
+        return str(name)
+
+    def _require(self, chosen: list[_catalogue.Item], answer: dict[str, Any]) -> None:
+        wanted = {item.id for item in chosen}
+        missing = [entry for entry in answer["items"] if entry["id"] in wanted and entry["state"] not in _checklist.TICKED]
+        if missing:
+            listed = "; ".join(f"{entry['id']} '{entry['words']}' ({entry['state']}: {entry['evidence']})" for entry in missing)
+            people = [entry["id"] for entry in missing if entry["kind"] == _catalogue.ATTESTED]
+            by_hand = (
+                f" Next: whoever knows it attests it: ansible-playbook playbooks/attest.yml -e attest_items={','.join(people)}" if people else ""
+            )
+            raise RolloutError(
+                f"Checklist of {self.params['service']} {self.params['version']}: {len(missing)} of {len(wanted)} boxes that must be ticked "
+                f"before this are not: {listed}.{by_hand}",
+                **answer,
+            )
+
+    @staticmethod
+    def _answer(found: list[_checklist.Tick], changed: bool) -> dict[str, Any]:
+        return {
+            "changed": changed,
+            "items": [tick.shown() for tick in found],
+            "summary": _checklist.summary(found),
+            "text": _checklist.text(found),
+        }
