@@ -4,8 +4,9 @@
 
 """The checklist as data: its 98 boxes in the order and words of docs/deployment_checklist.md. Private to this collection.
 
-A box with a proof is ticked by the record alone: ``step`` names the step whose evidence is read, ``proof`` the rule of :mod:`_checklist`
-that reads it. A box without one is ticked by a person (an attestation).
+A box with a proof is ticked by what a task has measured: ``step`` names the step of the record whose evidence is read, ``proof`` the rule of
+:mod:`_checklist` that reads it. With the rule :data:`KEPT` the proof was made outside the steps (before the release begins, or days after it) and
+is kept beside the record. A box without a proof is ticked by a person (an attestation).
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 AUTOMATIC, ATTESTED = "automatic", "attested"
+KEPT = "kept"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One box. ``nested``: it belongs to the one before it that is not."""
+    """One box. ``nested``: it belongs to the one before it that is not. ``fallback``: people may attest it where nothing could be measured."""
 
     id: str
     words: str
     step: str = ""
     proof: str = ""
     nested: bool = False
+    fallback: bool = False
+
+    @property
+    def for_people(self) -> bool:
+        """Whether an attestation may tick it."""
+        return not self.proof or self.fallback
 
     @property
     def kind(self) -> str:
@@ -64,8 +72,8 @@ SECTIONS: tuple[Section, ...] = (
     Section("infrastructure", "Pre-Deployment Phase", "Infrastructure Preparation", (
         Item("infrastructure.capacity", "Kubernetes cluster capacity verified"),
         Item("infrastructure.migrations_tested", "Database migrations tested"),
-        Item("infrastructure.redis", "Redis cluster ready"),
-        Item("infrastructure.dashboards", "Monitoring dashboards created"),
+        Item("infrastructure.redis", "Redis cluster ready", "", KEPT),
+        Item("infrastructure.dashboards", "Monitoring dashboards created", "", KEPT, fallback=True),
         Item("infrastructure.alert_rules", "Alert rules configured"),
         Item("infrastructure.backups", "Backup procedures verified"),
     )),

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.signal.rollout.plugins.module_utils._catalogue import ITEMS, SECTIONS, Item
+from ansible_collections.signal.rollout.plugins.module_utils._catalogue import BY_ID, ITEMS, KEPT, SECTIONS, Item
+from ansible_collections.signal.rollout.plugins.module_utils._errors import one_line
 
 PROVEN, ATTESTED, NOT_NEEDED, OPEN, FAILED = "proven", "attested", "not_needed", "open", "failed"
 STATES = (PROVEN, ATTESTED, NOT_NEEDED, OPEN, FAILED)
 TICKED = (PROVEN, ATTESTED, NOT_NEEDED)
+MEASURED = (PROVEN, NOT_NEEDED, FAILED)
+EVIDENCE_LIMIT = 300
 # The document: WebSocket latency < 50 ms.
 _WEBSOCKET_MS = 50.0
 _MARKS = {PROVEN: "x", ATTESTED: "x", NOT_NEEDED: "-", OPEN: " ", FAILED: "!"}
@@ -47,20 +50,48 @@ class Tick:
 Found = tuple[str, str]
 
 
-def ticks(record: Mapping[str, Any], attestations: Mapping[str, Mapping[str, Any]]) -> list[Tick]:
+Entries = Mapping[str, Mapping[str, Any]]
+
+
+def ticks(record: Mapping[str, Any], attestations: Entries, proofs: Entries | None = None) -> list[Tick]:
     """Return all boxes in the order of the document.
 
     ``record`` is the release's, empty before there is one. ``attestations``: id of a box to ``by``, ``time`` and ``comment``.
+    ``proofs``: id of a box to ``state``, ``evidence`` and, once kept, ``time``; see :func:`mistakes_in`.
     """
-    return [Tick(item, *_state(item, record, attestations.get(item.id))) for item in ITEMS]
+    return [Tick(item, *_state(item, record, attestations.get(item.id), (proofs or {}).get(item.id))) for item in ITEMS]
 
 
-def _state(item: Item, record: Mapping[str, Any], attestation: Mapping[str, Any] | None) -> Found:
-    if not item.proof:
-        if attestation is None:
-            return OPEN, "nobody has attested it"
+def mistakes_in(proofs: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with proofs that are to be kept, each mistake in words."""
+    mistakes: list[str] = []
+    for name, proof in proofs.items():
+        item = BY_ID.get(name)
+        if item is None:
+            mistakes.append(f"proofs holds '{one_line(str(name), 60)}', expected the id of a box")
+        elif item.proof != KEPT:
+            how = f"the record's step {item.step or 'messages'}" if item.proof else "people"
+            mistakes.append(f"proofs.{name}: the box is ticked by {how}, expected one whose proof is kept")
+        elif not isinstance(proof, Mapping) or set(proof) != {"state", "evidence"}:
+            mistakes.append(f"proofs.{name} is not a dictionary of state and evidence")
+        elif proof["state"] not in MEASURED:
+            mistakes.append(f"proofs.{name}.state is '{one_line(str(proof['state']), 60)}', expected one of {', '.join(MEASURED)}")
+        elif not isinstance(proof["evidence"], str) or not proof["evidence"].strip():
+            mistakes.append(f"proofs.{name}.evidence is empty, expected what was measured")
+    return mistakes
+
+
+def _state(item: Item, record: Mapping[str, Any], attestation: Mapping[str, Any] | None, proof: Mapping[str, Any] | None) -> Found:
+    if item.proof == KEPT and proof is not None:
+        at = f" ({proof['time']})" if proof.get("time") else ""
+        return proof["state"], f"{proof['evidence']}{at}"
+    if item.for_people and attestation is not None:
         comment = f": {attestation['comment']}" if attestation.get("comment") else ""
         return ATTESTED, f"by {attestation['by']} at {attestation['time']}{comment}"
+    if not item.proof:
+        return OPEN, "nobody has attested it"
+    if item.proof == KEPT:
+        return OPEN, "nothing has proven it" + (", and nobody has attested it" if item.fallback else "")
     if not item.step:
         return _message(item.proof.removeprefix("message "), record)
     step = (record.get("steps") or {}).get(item.step)

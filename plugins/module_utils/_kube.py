@@ -15,6 +15,7 @@ import base64
 import http.client
 import json
 import os
+import select
 import ssl
 import time
 from collections.abc import Iterator
@@ -215,7 +216,7 @@ class Kube:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             # A kept connection that the server closed meanwhile shows before anything was processed.
-            dropped = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))
+            dropped = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError))
             if dropped and not fresh and method == "GET":
                 return self._call(method, target, body, content_type, deadline, text)
             raise self._unreachable(method, target, error) from None
@@ -227,6 +228,8 @@ class Kube:
         self, method: str, target: str, payload: bytes | None, headers: dict[str, str], deadline: float
     ) -> tuple[http.client.HTTPResponse, bytes]:
         timeout = max(0.1, deadline - time.monotonic())
+        if self._connection is not None and _closed_by_server(self._connection):
+            self.close()
         if self._connection is None:
             self._connection = self._connect(timeout)
         elif self._connection.sock is not None:
@@ -313,6 +316,18 @@ class Kube:
             # A connection that was refused carried nothing; any other failure may have come after the request.
             outcome_unknown=method != "GET" and not isinstance(error, ConnectionRefusedError),
         )
+
+
+def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
+    """Whether an idle connection cannot be used again: the server speaks on it only to end it.
+
+    Nothing has been sent yet then, so that a write may go over a new connection, which it may not once it was sent in vain.
+    """
+    if connection.sock is None:
+        return False
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _refused(method: str, target: str, response: http.client.HTTPResponse, data: bytes) -> KubeError:

@@ -4,8 +4,9 @@
 
 """Engine of the module release_checklist: the 98 boxes of one release. Private to this collection.
 
-What people attest stands beside the record, in a key of its own of the same ConfigMap, since it begins before the release does. It
-counts for one version and one plan. Who attests is whom the API server has authenticated, never a variable.
+What people attest and what was measured outside the steps stands beside the record, in a key of its own of the same ConfigMap, since it begins
+before the release does and goes on after it. It counts for one version and one plan. Who writes is whom the API server has authenticated, never a
+variable.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import difflib
 import json
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.signal.rollout.plugins.module_utils import _catalogue, _checklist, _events, _kube, _record
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 
-STATES = ["shown", "attested", "revoked", "required"]
+STATES = ["shown", "attested", "revoked", "proven", "required"]
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **_kube.ARGUMENT_SPEC,
@@ -30,8 +32,11 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "plan": {"type": "dict"},
     "items": {"type": "list", "elements": "str", "default": []},
     "comment": {"type": "str", "default": ""},
+    "proofs": {"type": "dict", "default": {}},
 }
-SPEC_RULES: dict[str, Any] = {"required_if": [["state", "attested", ["items", "plan"]], ["state", "revoked", ["items", "plan"]]]}
+SPEC_RULES: dict[str, Any] = {
+    "required_if": [["state", "attested", ["items", "plan"]], ["state", "revoked", ["items", "plan"]], ["state", "proven", ["proofs"]]],
+}
 SUPPORTS_CHECK_MODE = True
 
 KEY = "checklist.json"
@@ -40,10 +45,10 @@ _COMMENT_LIMIT = 300
 
 
 def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Show the checklist, attest or revoke boxes, or refuse while some are open. See the module's RETURN.
+    """Show the checklist, attest or revoke boxes, keep proofs, or refuse while some are open. See the module's RETURN.
 
-    Raises :class:`RolloutError` with the same keys for unknown boxes, for boxes that only the record may tick, and, with
-    ``required``, while one of ``items`` is not ticked.
+    Raises :class:`RolloutError` with the same keys for unknown boxes, for boxes that only a measurement may tick, for proofs of boxes
+    that are ticked otherwise, and, with ``required``, while one of ``items`` is not ticked.
     """
     chosen = _chosen(params)
     return Checklist(params, context, _kube.connect(params)).run(chosen)
@@ -64,10 +69,13 @@ def _chosen(params: Mapping[str, Any]) -> list[_catalogue.Item]:
         if not chosen and not problems:
             problems.append("items is empty, expected at least one box")
         problems.extend(
-            f"{item.id} ('{item.words}') is ticked by the record of the release alone, expected a box for people"
+            f"{item.id} ('{item.words}') is ticked by what is measured alone, expected a box for people"
             for item in chosen.values()
-            if item.kind == _catalogue.AUTOMATIC
+            if not item.for_people
         )
+    if params["state"] in ("attested", "revoked") and params["proofs"]:
+        problems.append(f"proofs is given with state {params['state']}, expected proven, shown or required")
+    problems.extend(_checklist.mistakes_in(params["proofs"]))
     if len(params["comment"]) > _COMMENT_LIMIT:
         problems.append(f"comment has {len(params['comment'])} characters, expected at most {_COMMENT_LIMIT}")
     if problems:
@@ -75,11 +83,19 @@ def _chosen(params: Mapping[str, Any]) -> list[_catalogue.Item]:
     return list(chosen.values())
 
 
-def valid(kept: Mapping[str, Any], version: str, plan_hash: str | None) -> dict[str, dict[str, Any]]:
-    """Return the attestations that count for this version and, where it is known, for this plan."""
+@dataclass(frozen=True)
+class Kept:
+    """What stands beside the record: what people attest and what was measured, each by the id of its box."""
+
+    attestations: dict[str, dict[str, Any]]
+    proofs: dict[str, dict[str, Any]]
+
+
+def valid(kept: Mapping[str, Any], version: str, plan_hash: str | None) -> Kept:
+    """Return what counts for this version and, where it is known, for this plan."""
     if kept.get("version") != version or (plan_hash is not None and kept.get("plan_hash") != plan_hash):
-        return {}
-    return dict(kept.get("attestations") or {})
+        return Kept({}, {})
+    return Kept(dict(kept.get("attestations") or {}), dict(kept.get("proofs") or {}))
 
 
 class Checklist:
@@ -111,20 +127,34 @@ class Checklist:
         plan_hash = self.plan_hash or own.get("plan_hash")
         if own.get("plan_hash") != plan_hash:
             own = {}
-        kept = _record.kept(document, KEY)
-        attestations = valid(kept, self.params["version"], plan_hash)
+        before = valid(_record.kept(document, KEY), self.params["version"], plan_hash)
         state = self.params["state"]
-        if state not in ("attested", "revoked"):
-            answer = self._answer(_checklist.ticks(own, attestations), changed=False)
+        if state in ("shown", "required"):
+            answer = self._answer(own, Kept(before.attestations, {**before.proofs, **self.params["proofs"]}), changed=False)
             if state == "required":
                 self._require(chosen, answer)
             return answer
-        after = self._changed(attestations, chosen, state)
-        changed = after != attestations
+        if plan_hash is None:
+            raise RolloutError(
+                f"release_checklist: there is no record of {self.params['service']} {self.params['version']}, and plan is not given, so that nobody "
+                "could tell what the proofs count for. Nothing was written. Next: give the plan, as playbooks/vars/plan.yml makes it."
+            )
+        after = self._proven(before) if state == "proven" else Kept(self._changed(before.attestations, chosen, state), before.proofs)
+        changed = after != before
         if changed and not self.context.check_mode:
-            counted = {"version": self.params["version"], "plan_hash": plan_hash, "attestations": after}
+            counted = {"version": self.params["version"], "plan_hash": plan_hash, "attestations": after.attestations, "proofs": after.proofs}
             _record.keep(self.kube, self.params["namespace"], self.params["service"], document, {KEY: json.dumps(counted)})
-        return self._answer(_checklist.ticks(own, after), changed=changed)
+        return self._answer(own, after, changed=changed)
+
+    def _proven(self, before: Kept) -> Kept:
+        who, now = self._identity(), _events.now()
+        made = {
+            name: {"state": proof["state"], "evidence": one_line(proof["evidence"], _checklist.EVIDENCE_LIMIT), "time": now, "by": who}
+            for name, proof in self.params["proofs"].items()
+        }
+        # Without its time: measured again with the same figures, it is the same proof.
+        new = {name: proof for name, proof in made.items() if {**(before.proofs.get(name) or {}), "time": now} != proof}
+        return Kept(before.attestations, {**before.proofs, **new})
 
     def _changed(self, attestations: dict[str, dict[str, Any]], chosen: Iterable[_catalogue.Item], state: str) -> dict[str, dict[str, Any]]:
         if state == "revoked":
@@ -155,7 +185,7 @@ class Checklist:
         missing = [entry for entry in answer["items"] if entry["id"] in wanted and entry["state"] not in _checklist.TICKED]
         if missing:
             listed = "; ".join(f"{entry['id']} '{entry['words']}' ({entry['state']}: {entry['evidence']})" for entry in missing)
-            people = [entry["id"] for entry in missing if entry["kind"] == _catalogue.ATTESTED]
+            people = [entry["id"] for entry in missing if entry["state"] == _checklist.OPEN and _catalogue.BY_ID[entry["id"]].for_people]
             by_hand = (
                 f" Next: whoever knows it attests it: ansible-playbook playbooks/attest.yml -e attest_items={','.join(people)}" if people else ""
             )
@@ -166,7 +196,8 @@ class Checklist:
             )
 
     @staticmethod
-    def _answer(found: list[_checklist.Tick], changed: bool) -> dict[str, Any]:
+    def _answer(record: Mapping[str, Any], kept: Kept, changed: bool) -> dict[str, Any]:
+        found = _checklist.ticks(record, kept.attestations, kept.proofs)
         return {
             "changed": changed,
             "items": [tick.shown() for tick in found],

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_checklist
-short_description: Show, attest and demand the boxes of the deployment checklist
+short_description: Show, prove, attest and demand the boxes of the deployment checklist
 version_added: 1.0.0
 author:
   - The signal.rollout authors (@signal-rollout)
 description:
-  - The checklist has 98 boxes, in the order and words of C(docs/deployment_checklist.md). A box is ticked either by the record of the
-    release, when a step has proven it, or by a person who attests it.
+  - The checklist has 98 boxes, in the order and words of C(docs/deployment_checklist.md). A box is ticked by the record of the
+    release, when a step has proven it, by a proof that another task made and that is kept beside the record, or by a person who attests it.
   - An attestation counts for one version and one plan. It names whom the API server has authenticated, when, and a comment.
-  - A box that the record ticks cannot be attested, so that nobody can write over what was measured.
+  - A box that a measurement ticks cannot be attested, so that nobody can write over what was measured. Some of these may be attested where
+    nothing could be measured; a proof that failed counts more than an attestation.
 extends_documentation_fragment:
   - signal.rollout._kubernetes
   - signal.rollout._attributes
@@ -29,7 +30,7 @@ attributes:
   idempotent:
     support: full
     details:
-      - The same person attesting the same box with the same comment again changes nothing.
+      - The same person attesting the same box with the same comment again, or the same proof with the same evidence, changes nothing.
   in_process:
     support: full
 options:
@@ -37,9 +38,10 @@ options:
     description:
       - V(shown) reads every box.
       - V(attested) ticks the boxes O(items) in the name of the caller, V(revoked) takes that back.
+      - V(proven) keeps O(proofs).
       - V(required) fails, with all of their names, while one of O(items) is not ticked.
     type: str
-    choices: [shown, attested, revoked, required]
+    choices: [shown, attested, revoked, proven, required]
     default: shown
   service:
     description: Name of the service. The attestations are in the ConfigMap of its record, C(signal-rollout-SERVICE).
@@ -60,6 +62,13 @@ options:
     type: list
     elements: str
     default: []
+  proofs:
+    description:
+      - What tasks have measured, as the modules that prove boxes return it under C(proofs), by the id of the box. Each is a dictionary of C(state)
+        (V(proven), V(failed) or V(not_needed)) and C(evidence), one line with what was measured.
+      - With V(shown) and V(required) they count for this answer only; nothing is written.
+    type: dict
+    default: {}
   comment:
     description: What the attestation rests on, such as a link. At most 300 characters.
     type: str
@@ -76,6 +85,16 @@ EXAMPLES = r"""
     state: attested
     items: [code.review, documentation.release_notes]
     comment: https://git.example.com/signal/pulls/412
+
+- name: Keep what was measured
+  signal.rollout.release_checklist:
+    namespace: signal
+    service: signal-service
+    version: v2
+    plan: "{{ release_plan }}"
+    state: proven
+    proofs:
+      infrastructure.redis: {state: proven, evidence: "Redis 8.0.2 standalone, PING p99 0.4 ms"}
 
 - name: Release only what is ready
   signal.rollout.release_checklist:
@@ -124,7 +143,7 @@ items:
       type: str
       sample: Backup current database
     kind:
-      description: V(automatic) when the record ticks it, V(attested) when a person does.
+      description: V(automatic) when a measurement ticks it, V(attested) when a person does.
       returned: always
       type: str
       sample: automatic

@@ -85,6 +85,35 @@ def test_demanded_boxes_that_are_open_are_all_named(release: Release) -> None:
     assert not checklist(release, "required", items=["code.review"])["changed"]
 
 
+REDIS = "infrastructure.redis"
+FAST, SLOW = ({"state": state, "evidence": f"PING p99 {ms} ms"} for state, ms in (("proven", 0.4), ("failed", 90)))
+
+
+def test_a_proof_is_kept_for_this_version_and_plan_and_the_latest_counts(release: Release) -> None:
+    checklist(release, "attested", items=["code.features"])
+    first = checklist(release, "proven", proofs={REDIS: FAST})
+    assert first["changed"] and box(first, REDIS)["state"] == "proven"
+    assert not checklist(release, "proven", proofs={REDIS: FAST})["changed"]
+    release.begin()
+    shown = checklist(release, plan=None)
+    assert box(shown, REDIS)["evidence"].startswith("PING p99 0.4 ms (20")
+    assert box(shown, "code.features")["state"] == "attested"
+    assert box(checklist(release, "proven", plan=None, proofs={REDIS: SLOW}), REDIS)["state"] == "failed"
+    assert box(checklist(release, plan={**PLAN, "steps": [100]}), REDIS)["state"] == "open"
+
+
+def test_a_proof_that_was_just_made_counts_for_what_is_demanded_without_a_write(release: Release) -> None:
+    assert not checklist(release, "required", items=[REDIS], proofs={REDIS: FAST})["changed"]
+    assert box(checklist(release), REDIS)["state"] == "open"
+    with pytest.raises(RolloutError, match="infrastructure.redis 'Redis cluster ready' .failed: PING p99 90 ms"):
+        checklist(release, "required", items=[REDIS], proofs={REDIS: SLOW})
+
+
+def test_a_proof_without_a_plan_and_without_a_record_is_refused(release: Release) -> None:
+    with pytest.raises(RolloutError, match="plan is not given"):
+        checklist(release, "proven", plan=None, proofs={REDIS: FAST})
+
+
 def test_check_mode_writes_nothing(release: Release) -> None:
     assert checklist(release, "attested", check_mode=True, items=["code.review"])["changed"]
     assert checklist(release)["summary"]["attested"] == 0

@@ -95,11 +95,13 @@ def test_every_box_has_an_id_of_its_section_and_a_rule_that_exists() -> None:
     for section in _catalogue.SECTIONS:
         assert all(item.section == section.id for item in section.items)
     used = {item.proof.split(" ")[0] for item in _catalogue.ITEMS if item.proof}
-    assert used == _checklist.RULES | {"message"}
+    assert used - {_catalogue.KEPT} == _checklist.RULES | {"message"}
+    assert all(item.proof == _catalogue.KEPT for item in _catalogue.ITEMS if item.fallback)
 
 
 def test_a_complete_release_ticks_every_box_that_is_not_for_people() -> None:
-    found = _checklist.ticks(COMPLETE, {})
+    proofs = {item.id: {"state": "proven", "evidence": "12 of 12"} for item in _catalogue.ITEMS if item.proof == _catalogue.KEPT}
+    found = _checklist.ticks(COMPLETE, {}, proofs)
     assert [(tick.item.id, tick.evidence) for tick in found if tick.item.kind == "automatic" and not tick.ticked] == []
     assert {tick.state for tick in found if tick.item.kind == "attested"} == {"open"}
 
@@ -167,10 +169,47 @@ def test_an_attestation_never_ticks_a_box_that_the_record_ticks() -> None:
     assert next(tick for tick in _checklist.ticks({}, {"step_1.backup": entry}) if tick.item.id == "step_1.backup").state == "open"
 
 
+REDIS, DASHBOARDS = "infrastructure.redis", "infrastructure.dashboards"
+ENTRY = {"by": "jane", "time": "2026-11-24T10:00:00Z", "comment": ""}
+
+
+@pytest.mark.parametrize(
+    ("box", "attestation", "proof", "state"),
+    [
+        (REDIS, None, None, "open"),
+        (REDIS, ENTRY, None, "open"),
+        (REDIS, None, "proven", "proven"),
+        (REDIS, ENTRY, "failed", "failed"),
+        (DASHBOARDS, None, None, "open"),
+        (DASHBOARDS, ENTRY, None, "attested"),
+        (DASHBOARDS, ENTRY, "proven", "proven"),
+        (DASHBOARDS, ENTRY, "failed", "failed"),
+        (DASHBOARDS, None, "not_needed", "not_needed"),
+        ("code.features", None, "proven", "open"),
+        ("step_1.backup", None, "proven", "open"),
+    ],
+)
+def test_a_measurement_counts_more_than_an_attestation_which_counts_only_where_people_may_fall_back_on_it(
+    box: str, attestation: dict[str, Any] | None, proof: str | None, state: str
+) -> None:
+    attestations = {box: attestation} if attestation else {}
+    proofs = {box: {"state": proof, "evidence": "5 of 5"}} if proof else {}
+    assert next(tick.state for tick in _checklist.ticks({}, attestations, proofs) if tick.item.id == box) == state
+
+
+def test_a_kept_proof_is_shown_with_its_figures_and_its_time() -> None:
+    proofs = {REDIS: {"state": "proven", "evidence": "PING p99 0.4 ms", "time": "2026-11-24T10:00:00Z", "by": "jane"}}
+    tick = next(tick for tick in _checklist.ticks({}, {}, proofs) if tick.item.id == REDIS)
+    assert tick.evidence == "PING p99 0.4 ms (2026-11-24T10:00:00Z)"
+
+
 def test_attestations_for_another_version_or_plan_do_not_count() -> None:
-    kept = {"version": "v2", "plan_hash": "aa", "attestations": {"code.review": {"by": "jane"}}}
-    assert _release_checklist.valid(kept, "v2", "aa") == _release_checklist.valid(kept, "v2", None) == {"code.review": {"by": "jane"}}
-    assert _release_checklist.valid(kept, "v3", "aa") == _release_checklist.valid(kept, "v2", "bb") == _release_checklist.valid({}, "v2", "aa") == {}
+    proofs = {"infrastructure.redis": {"state": "proven"}}
+    kept = {"version": "v2", "plan_hash": "aa", "attestations": {"code.review": {"by": "jane"}}, "proofs": proofs}
+    counting = _release_checklist.Kept({"code.review": {"by": "jane"}}, {"infrastructure.redis": {"state": "proven"}})
+    nothing = _release_checklist.Kept({}, {})
+    assert _release_checklist.valid(kept, "v2", "aa") == _release_checklist.valid(kept, "v2", None) == counting
+    assert _release_checklist.valid(kept, "v3", "aa") == _release_checklist.valid(kept, "v2", "bb") == _release_checklist.valid({}, "v2", "aa") == nothing
 
 
 def test_the_text_shows_each_box_once_with_its_id() -> None:
@@ -193,5 +232,27 @@ def test_wrong_boxes_are_refused_all_at_once_before_anything_is_read() -> None:
         _release_checklist.run(asked, Context())
     message = refused.value.message
     assert "items holds 'code.reviw'" in message and "code.review" in message
-    assert "step_1.backup ('Backup current database') is ticked by the record" in message
+    assert "step_1.backup ('Backup current database') is ticked by what is measured" in message
     assert "comment has 301 characters" in message and "Nothing was written" in message
+
+
+def test_proofs_that_could_not_count_are_refused_all_at_once() -> None:
+    good = {"state": "proven", "evidence": "5 of 5"}
+    asked = options(
+        state="proven",
+        proofs={
+            "code.reviw": good,
+            "step_1.backup": good,
+            "code.features": good,
+            REDIS: {"state": "open", "evidence": "x"},
+            DASHBOARDS: {"state": "proven", "evidence": " "},
+        },
+    )
+    with pytest.raises(RolloutError) as refused:
+        _release_checklist.run(asked, Context())
+    message = refused.value.message
+    assert "proofs holds 'code.reviw'" in message
+    assert "proofs.step_1.backup: the box is ticked by the record's step database_migration" in message
+    assert "proofs.code.features: the box is ticked by people" in message
+    assert f"proofs.{REDIS}.state is 'open', expected one of proven, not_needed, failed" in message
+    assert f"proofs.{DASHBOARDS}.evidence is empty" in message and "Nothing was written" in message
