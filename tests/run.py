@@ -147,7 +147,8 @@ SUITES = (
     pytest_suite("packaging", "the three ways to run a checkout; the built and installed archive", 600),
     Suite("sanity", "ansible-test sanity in a clean copy", 900, sanity),
     pytest_suite("contract", "the module door and the in-process door give the same answers", 900, lab=True),
-    pytest_suite("integration", "the modules on the lab", 2700, lab=True),
+    # Most of their time is waiting; see tests/integration/conftest.py.
+    pytest_suite("integration", "the modules on the lab", 2700, "--numprocesses=2", "--dist=loadgroup", lab=True),
     pytest_suite("e2e", "whole releases on the lab: all well, breaches, interruptions", 2700, lab=True),
     check_suite("molecule", "a scenario from the baseline to a finished release, twice", 1200, molecule_checks, lab=True),
     # The last one: it takes the lab down and brings it up again.

@@ -66,6 +66,10 @@ def main(argv: list[str]) -> int:
     except LabError as error:
         print(f"labctl: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever reads the output, such as `head`, has seen enough; the interpreter would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("labctl: interrupted. labctl up repairs, labctl down removes", file=sys.stderr)
         return 130

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _kube, _record, _virtual_service
+from ansible_collections.signal.rollout.plugins.module_utils import _kube, _record, _release_checklist, _virtual_service
+from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = Path(os.environ.get("SIGNAL_LAB_DIR", "/var/lib/signal-lab"))
@@ -130,6 +131,13 @@ class Stage:
     def record(self) -> dict[str, Any]:
         found = self.find("", "v1", "configmaps", _record.record_name("signal-service"))
         return json.loads(((found or {}).get("data") or {}).get(_record.RECORD_KEY, "{}"))
+
+    def boxes(self, *chosen: str) -> dict[str, str]:
+        """State of the boxes of these sections or with these ids; of all of them when none is named."""
+        asked = {**dict.fromkeys(_release_checklist.ARGUMENT_SPEC), "kubeconfig": str(LAB / "kubeconfig" / "admin"), "namespace": "signal"}
+        asked.update(state="shown", service="signal-service", version="v2", items=[], comment="", proofs={})
+        found = {entry["id"]: entry for entry in _release_checklist.run(asked, Context())["items"]}
+        return {name: entry["state"] for name, entry in found.items() if not chosen or name in chosen or entry["section"] in chosen}
 
     def holder(self) -> str:
         found = self.find("coordination.k8s.io", "v1", "leases", _record.lease_name("signal-service"))

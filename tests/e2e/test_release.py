@@ -78,6 +78,7 @@ def test_release_begins_once_people_have_attested_what_it_demands_and_ticks_the_
     assert boxes["code.review"] == "x" and boxes["signoff.qa"] == " " and "pull request 412" in shown.output
 
 
+@pytest.mark.box(*(item.id for item in _catalogue.ITEMS if item.step.startswith("canary_")))
 @pytest.mark.parametrize("weight", [10, 50, 100])
 def test_breach_at_any_step_ends_with_all_traffic_on_blue(stage: Stage, weight: int) -> None:
     run = stage.start("deploy_v2", canary_hold_seconds=12, canary_bake_seconds=12)
@@ -94,11 +95,18 @@ def test_breach_at_any_step_ends_with_all_traffic_on_blue(stage: Stage, weight: 
     flat = " ".join(message.split())
     assert "error" in flat and "%" in flat and "0.1" in flat and "All traffic is on v1" in flat
     assert "Traceback" not in ended.output
+    holds = [name for name in stage.boxes("step_3") if name.startswith((f"step_3.canary_{weight}", f"step_3.hold_{weight}"))]
+    measured = ["technical.error_rate", "technical.latency", "technical.memory_leaks"] if weight == 100 else []
+    assert set(stage.boxes(*holds, *measured).values()) == {"failed"}
+    assert stage.boxes("communication_during.issues", "communication_after.completion", "step_4.health") == {
+        "communication_during.issues": "proven", "communication_after.completion": "open", "step_4.health": "open",
+    }
     # The database keeps the new schema, on which v1 runs; the record says so.
     assert "0004" in record["steps"]["rollback"]["notes"] and stage.revision() == "0004"
     assert any("rolled back" in str(message) for message in stage.messages())
 
 
+@pytest.mark.box("step_3.green", "step_3.ready", "step_3.smoke")
 def test_green_that_crashes_never_gets_traffic(stage: Stage) -> None:
     labctl("break", "crash-loop")
     before = stage.virtual_service["metadata"]["resourceVersion"]
@@ -106,6 +114,7 @@ def test_green_that_crashes_never_gets_traffic(stage: Stage) -> None:
     assert ended.code != 0 and "restarted" in ended.output
     assert stage.virtual_service["metadata"]["resourceVersion"] == before
     assert stage.replicas("v2") == 0 and stage.record()["steps"]["blue_green"]["status"] == "failed"
+    assert set(stage.boxes("step_3.green", "step_3.ready", "step_3.smoke").values()) == {"failed"}
     assert stage.traffic()["failed"] == 0
 
 
@@ -131,11 +140,13 @@ def test_foreign_edit_is_seen_and_its_writer_named(stage: Stage) -> None:
     assert f"the canary's weight is {edited[1]}, expected 10" in flat and "Last written by" in flat
 
 
+@pytest.mark.box("communication_during.start", "communication_during.milestones", "communication_during.issues", "communication_after.completion")
 def test_dead_webhook_does_not_stop_a_release(stage: Stage) -> None:
     labctl("break", "sink-down")
     ended = stage.play("deploy_v2")
     assert ended.code == 0, ended.output[-4000:]
     assert stage.weights() == GREEN and SINK not in ended.output
+    assert set(stage.boxes("communication_during", "communication_after.completion").values()) == {"open"}
 
 
 def test_second_deployer_is_refused_while_the_first_goes_on(stage: Stage) -> None:
@@ -177,9 +188,11 @@ def test_rollback_by_hand_goes_back_and_a_second_one_writes_nothing(stage: Stage
     assert stage.traffic()["failed"] == 0
 
 
+@pytest.mark.box("step_5.remove_old", "step_5.service", "step_5.configmaps")
 def test_cleanup_removes_blue_only_after_confirmation_and_a_complete_release(stage: Stage) -> None:
     early = stage.play("cleanup", cleanup_confirmed=True)
     assert early.code != 0 and stage.replicas("v1") == 2
+    assert set(stage.boxes("step_5").values()) == {"open"}
     assert stage.play("deploy_v2").code == 0
     unconfirmed = stage.play("cleanup")
     assert unconfirmed.code != 0 and stage.replicas("v1") == 2
@@ -189,6 +202,7 @@ def test_cleanup_removes_blue_only_after_confirmation_and_a_complete_release(sta
     service = stage.find("", "v1", "services", "signal-service")
     assert service is not None and service["spec"]["selector"]["version"] == "v2"
     assert stage.find("", "v1", "configmaps", "signal-service-config-v1") is None
+    assert set(stage.boxes("step_5").values()) == {"proven"}
     # The WebSockets that blue had all along did not leave by themselves: they were counted, and told to go.
     drain = stage.record()["steps"]["cleanup"]["evidence"]["drain"]
     assert drain["start"]["websockets"] == 10 and drain["cut"] == 10 and drain["end"]["requests"] == 0

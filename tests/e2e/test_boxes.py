@@ -1,0 +1,82 @@
+# Copyright (c) 2026, the signal.rollout authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Boxes that the steps of a release tick: red while something real is wrong, green once it is put right."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+from ansible_collections.signal.rollout.plugins.module_utils import _catalogue, _kube
+
+from .conftest import LAB, ROOT, Stage
+
+RELEASE = ROOT / "lab" / "signal_service" / "release"
+
+
+@contextmanager
+def database() -> Iterator[psycopg2.extensions.cursor]:
+    password = (LAB / "secrets" / "signal_owner").read_text(encoding="utf-8")
+    session = psycopg2.connect(host="10.79.0.50", dbname="signal_db", user="signal_owner", password=password, connect_timeout=5)
+    session.autocommit = True
+    try:
+        with session.cursor() as cursor:
+            yield cursor
+    finally:
+        session.close()
+
+
+@pytest.mark.box("step_1.backup", "step_1.migrate", "step_1.tables", "step_1.indexes", "step_1.hypertables")
+def test_an_index_that_the_release_forgot_leaves_step_1_red(quiet_stage: Stage, tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    shutil.copytree(RELEASE, release)
+    indexes = release / "sql" / "create_indexes.sql"
+    whole = indexes.read_text(encoding="utf-8")
+    statements = whole.split(";")
+    left = [statement for statement in statements if "signal_greeks_instrument_time_idx" not in statement]
+    assert len(left) == len(statements) - 1
+    indexes.write_text(";".join(left), encoding="utf-8")
+    refused = quiet_stage.play("deploy_v2", "--tags", "database_migration", rollout_release_dir=str(release))
+    assert refused.code != 0 and "signal_greeks_instrument_time_idx" in refused.output, refused.output[-4000:]
+    assert set(quiet_stage.boxes("step_1").values()) == {"failed"}
+
+    indexes.write_text(whole, encoding="utf-8")
+    done = quiet_stage.play("deploy_v2", "--tags", "database_migration", rollout_release_dir=str(release))
+    assert done.code == 0, done.output[-4000:]
+    # The schema is there already, so that nothing had to be saved first.
+    assert quiet_stage.boxes("step_1") == {
+        "step_1.backup": "not_needed", "step_1.migrate": "proven", "step_1.tables": "proven", "step_1.indexes": "proven", "step_1.hypertables": "proven",
+    }
+
+
+@pytest.mark.box("step_2.configmaps", "step_2.secrets")
+def test_foreign_content_under_the_name_of_the_release_s_configuration_leaves_step_2_red(quiet_stage: Stage) -> None:
+    name = "signal-service-config-v2"
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "signal"}, "data": {"LOG_LEVEL": "nobody-knows"}}
+    quiet_stage.kube.post(_kube.path_of("", "v1", "configmaps", "signal"), body)
+    refused = quiet_stage.play("deploy_v2", "--tags", "configuration")
+    assert refused.code != 0 and "LOG_LEVEL" in refused.output and "nobody-knows" not in refused.output, refused.output[-4000:]
+    assert quiet_stage.boxes("step_2.configmaps", "step_2.secrets") == {"step_2.configmaps": "failed", "step_2.secrets": "failed"}
+
+    quiet_stage.kube.delete(_kube.path_of("", "v1", "configmaps", "signal", name))
+    done = quiet_stage.play("deploy_v2", "--tags", "configuration")
+    assert done.code == 0, done.output[-4000:]
+    assert quiet_stage.boxes("step_2.configmaps", "step_2.secrets") == {"step_2.configmaps": "proven", "step_2.secrets": "proven"}
+
+
+@pytest.mark.box(*(item.id for item in _catalogue.ITEMS if item.step == "verification"))
+def test_history_that_is_lost_leaves_what_the_verification_ticks_red(stage: Stage) -> None:
+    with database() as cursor:
+        cursor.execute("DELETE FROM signal_ticks WHERE time < '2024-02-01'")
+        assert cursor.rowcount > 0
+    ended = stage.play("deploy_v2")
+    assert ended.code != 0 and "historical Greeks" in ended.output, ended.output[-4000:]
+    assert stage.weights() == [100, 0]
+    ticked = [item.id for item in _catalogue.ITEMS if item.step == "verification"]
+    assert set(stage.boxes(*ticked).values()) == {"failed"}
