@@ -202,3 +202,50 @@ def items_of(name: str) -> tuple[Item, ...]:
     if name in BY_ID:
         return (BY_ID[name],)
     return next((section.items for section in SECTIONS if section.id == name), ())
+
+
+# Rule of a step to what it takes as proof.
+_RULE_WORDS = {
+    "done": "the new version's objects were applied and are available",
+    "backup": "a backup with its sha256 that was read or restored in full; not needed when nothing was pending",
+    "migrated": "the revision before and the one at the target",
+    "tables": "the tables that exist afterwards, by name",
+    "verified": "hypertable_verify passed: tables, hypertables, every index, privileges",
+    "configmap": "the ConfigMap of this version with the release's keys, read back",
+    "secret": "the Secret of this version with the release's keys",
+    "replicas": "available pods, steady for the demanded time",
+    "smoke": "every smoke check answered as it must, on green alone",
+    "weight": "the weight is confirmed in the proxies, not only written",
+    "gate": "the gate's verdict is pass: every metric kept its limit for the whole hold, with enough requests",
+    "metric": "this metric kept its limit for the whole hold; worst value and number of samples",
+    "check": "every check of that name answered as it must",
+    "latency": "99th percentile of real round trips under the limit",
+    "load_test": "k6 kept its thresholds",
+    "slope": "the growth of the memory, with its confidence interval, is within the limit",
+    "removed": "the object was deleted with a precondition, after a copy was kept; not needed when it was gone",
+    "pinned": "the Service selects the new version, and lists only its pods",
+    "message": "the message was sent, once",
+}
+
+
+def proven_by(item: Item) -> str:
+    """Return the task that ticks a box, for people."""
+    if item.proof == KEPT:
+        return _KEPT_WORDS.get(item.id, ("", ""))[0]
+    if item.step:
+        return f"role {item.step.partition('_')[0] if item.step.startswith('canary') else item.step}, step {item.step}"
+    return "role communication" if item.proof else "playbooks/attest.yml"
+
+
+def what_counts(item: Item) -> str:
+    """Return what is taken as proof of a box, for people."""
+    if item.proof == KEPT:
+        return _KEPT_WORDS.get(item.id, ("", ""))[1]
+    return _RULE_WORDS[item.proof.partition(" ")[0]] if item.proof else "a person whom the API server has authenticated, for this version and plan"
+
+
+# Box whose proof is kept to the task that makes it and to what it takes as proof.
+_KEPT_WORDS = {
+    "infrastructure.redis": ("redis_check", "reachable, topology, memory policy, persistence and latency within their limits"),
+    "infrastructure.dashboards": ("role monitoring", "the three dashboards exist, and every panel's query has data"),
+}

@@ -99,6 +99,11 @@ def test_every_box_has_an_id_of_its_section_and_a_rule_that_exists() -> None:
     assert all(item.proof == _catalogue.KEPT for item in _catalogue.ITEMS if item.fallback)
 
 
+def test_every_box_says_which_task_ticks_it_and_what_counts_as_proof() -> None:
+    assert [item.id for item in _catalogue.ITEMS if not _catalogue.proven_by(item) or not _catalogue.what_counts(item)] == []
+    assert set(_catalogue._KEPT_WORDS) == {item.id for item in _catalogue.ITEMS if item.proof == _catalogue.KEPT}
+
+
 def test_a_complete_release_ticks_every_box_that_is_not_for_people() -> None:
     proofs = {item.id: {"state": "proven", "evidence": "12 of 12"} for item in _catalogue.ITEMS if item.proof == _catalogue.KEPT}
     found = _checklist.ticks(COMPLETE, {}, proofs)
