@@ -47,7 +47,8 @@ class ActionModule(ActionBase):
         defaults: dict[str, Any] = {}
         for role in chosen:
             path = every[role].parents[1] / "defaults" / "main.yml"
-            defaults.update(self._load(path) or {} if path.exists() else {})
+            # Defaults are ours, and refer to each other; those of roles that the playbook does not import were not loaded as templates yet.
+            defaults.update(self._load(path, trusted_as_template=True) or {} if path.exists() else {})
         values, failures = self._values(sorted({name for role in chosen for name in specs[role]}), defaults, task_vars)
         problems += failures
         seen: set[str] = {problem.variable for problem in failures}
@@ -76,8 +77,8 @@ class ActionModule(ActionBase):
             )
         return result
 
-    def _load(self, path: Path) -> Any:
-        return self._loader.load_from_file(str(path))
+    def _load(self, path: Path, **options: bool) -> Any:
+        return self._loader.load_from_file(str(path), **options)
 
     @staticmethod
     def _is_internal(name: str) -> bool:

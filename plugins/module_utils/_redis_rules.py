@@ -17,6 +17,11 @@ TOPOLOGIES = (STANDALONE, SENTINEL, CLUSTER)
 PRIMARY, REPLICA = "primary", "replica"
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
 _SLOTS = 16384
+_PERSISTENCE = {
+    "rdb_last_bgsave_status": "last RDB save",
+    "aof_last_bgrewrite_status": "last AOF rewrite",
+    "aof_last_write_status": "last AOF write",
+}
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def _state(node: Node) -> list[str]:
         problems.append(f"{node.address} is still loading its data, expected one that serves")
     if node.role == REPLICA and info.get("master_link_status") not in (None, "up"):
         problems.append(f"{node.address} has lost its primary (link {info['master_link_status']}), expected link up")
-    for option, what in (("rdb_last_bgsave_status", "last RDB save"), ("aof_last_bgrewrite_status", "last AOF rewrite"), ("aof_last_write_status", "last AOF write")):
+    for option, what in _PERSISTENCE.items():
         if info.get(option) not in (None, "ok"):
             problems.append(f"{node.address}: {what} ended with {info[option]}, expected ok")
     return problems
@@ -247,7 +252,9 @@ def used_percent(info: Mapping[str, Any]) -> float | None:
 
 def persists(info: Mapping[str, Any], kind: str) -> bool:
     """Whether a server writes its data down. For RDB: it has ever saved, since INFO does not tell the schedule."""
-    return bool(number(info, "aof_enabled")) if kind == "aof" else number(info, "rdb_saves") > 0 or number(info, "rdb_last_save_time") > started(info) + 1
+    if kind == "aof":
+        return bool(number(info, "aof_enabled"))
+    return number(info, "rdb_saves") > 0 or number(info, "rdb_last_save_time") > started(info) + 1
 
 
 def started(info: Mapping[str, Any]) -> float:

@@ -14,8 +14,8 @@ author:
   - The signal.rollout authors (@signal-rollout)
 description:
   - Asks every server of a standalone Redis, of a primary that sentinels watch, or of a Redis Cluster for its state, and judges it by O(limits).
-  - Always wrong, whatever the limits are, is a server that does not answer or still loads, a replica without its primary, a cluster with slots that nobody serves, a
-    primary without quorum, and persistence whose last attempt has failed.
+  - Always wrong, whatever the limits are, is a server that does not answer or still loads, a replica without its primary, a cluster with slots
+    that nobody serves, a primary without quorum, and persistence whose last attempt has failed.
   - Fails with all problems at once; the result then has the same keys as after a success.
   - Reads only. The commands are C(PING), C(INFO), C(CLUSTER INFO), C(CLUSTER NODES) and those of C(SENTINEL) that read.
 requirements:
