@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from ansible_collections.signal.rollout.plugins.module_utils._errors import one_line
@@ -25,6 +26,8 @@ _TITLES = {"configuration": "Configuration updates", "verification": "Verificati
 COLUMNS = ("time", "action", "status", "notes")
 # A failure's whole message would make a row nobody can read; the record keeps it.
 _NOTES_WIDTH = 160
+# Characters of a line on a screen.
+SCREEN = 120
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, str]]:
@@ -85,6 +88,25 @@ def table(log_rows: list[dict[str, str]]) -> str:
     drawn = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
     drawn.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(drawn)
+
+
+def document(log_rows: list[dict[str, str]], width: int = SCREEN) -> str:
+    """Return the table with exactly the rows of the document, notes cut so that no line is wider than ``width``."""
+    own = log_rows[: len(ACTIONS)]
+    others = sum(max(len(name), *(len(row[name]) for row in own)) for name in COLUMNS if name != "notes")
+    # Four columns have five bars, and a space on both sides of each cell.
+    room = max(len("Notes"), width - others - 13)
+    return table([{**row, "notes": one_line(row["notes"], room)} for row in own])
+
+
+def lines(log_rows: list[dict[str, str]], width: int = SCREEN) -> str:
+    """Return every row that has happened, in the order of time, as lines whose notes are wrapped and not cut."""
+    found = []
+    for row in sorted((row for row in log_rows if row["time"]), key=lambda row: row["time"]):
+        head = f"{row['time']}  {row['action']}{': ' if row['status'] else ''}{row['status']}"
+        found.append(head)
+        found += textwrap.wrap(row["notes"], width, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(found)
 
 
 def next_command(record: dict[str, Any]) -> str:

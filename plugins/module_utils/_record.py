@@ -486,6 +486,8 @@ class Keeper:
             "token": lease.token,
             "log": rows,
             "log_text": _log.table(rows),
+            "document_log_text": _log.document(rows),
+            "log_lines_text": _log.lines(rows),
             "next_command": _log.next_command(record),
             "events": record.get("events") or [],
             "unfinished": _unfinished.text(record, lease.holder, lease.renewed, self.params.get("holder"), self.params.get("traffic")),

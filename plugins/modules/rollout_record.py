@@ -190,6 +190,16 @@ log_text:
   returned: always
   type: str
   sample: "| Time | Action | Status | Notes |"
+document_log_text:
+  description: The same with exactly the rows of the document, no wider than 120 characters.
+  returned: always
+  type: str
+  sample: "| Time | Action | Status | Notes |"
+log_lines_text:
+  description: Everything that has happened, in the order of time, as lines of at most 120 characters.
+  returned: always
+  type: str
+  sample: "2026-11-24 12:00:01  Start deployment: done"
 events:
   description:
     - What happened besides the steps, oldest first. C(before) and C(after) are the canary's weight in percent.
