@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,6 +139,13 @@ class Stage:
         asked.update(state="shown", service="signal-service", version="v2", items=[], comment="", proofs={})
         found = {entry["id"]: entry for entry in _release_checklist.run(asked, Context())["items"]}
         return {name: entry["state"] for name, entry in found.items() if not chosen or name in chosen or entry["section"] in chosen}
+
+    @staticmethod
+    def report(ended: Ended) -> str:
+        """The page that a deployment says it has left."""
+        found = re.search(r"Report: (\S+\.html)", ended.output)
+        assert found, ended.output[-4000:]
+        return Path(found[1]).read_text(encoding="utf-8")
 
     def holder(self) -> str:
         found = self.find("coordination.k8s.io", "v1", "leases", _record.lease_name("signal-service"))

@@ -38,6 +38,10 @@ def test_release_loses_no_request_and_a_second_run_changes_nothing(stage: Stage)
     # What was sent is in the record, so that no later run says it again.
     assert len(record["messages"]) == len(mails)
 
+    page = stage.report(first)
+    assert page.count("<figure>") == len({metric["name"] for metric in record["steps"]["canary_100"]["evidence"]["metrics"]})
+    assert 'class="badge good">complete' in page and "Not drawn" not in page and record["id"] in page
+
     second = stage.play("deploy_v2")
     assert second.code == 0 and second.changed == 0, second.output[-4000:]
     assert "was complete already: nothing was changed" in second.output
@@ -95,6 +99,7 @@ def test_breach_at_any_step_ends_with_all_traffic_on_blue(stage: Stage, weight: 
     flat = " ".join(message.split())
     assert "error" in flat and "%" in flat and "0.1" in flat and "All traffic is on v1" in flat
     assert "Traceback" not in ended.output
+    assert 'class="badge bad">rolled back' in stage.report(ended)
     holds = [name for name in stage.boxes("step_3") if name.startswith((f"step_3.canary_{weight}", f"step_3.hold_{weight}"))]
     measured = ["technical.error_rate", "technical.latency", "technical.memory_leaks"] if weight == 100 else []
     assert set(stage.boxes(*holds, *measured).values()) == {"failed"}
