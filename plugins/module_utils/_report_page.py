@@ -56,8 +56,9 @@ svg { display: block; width: 100%; height: auto; }
 .line { fill: none; stroke: var(--line); stroke-width: 1.6; stroke-linejoin: round; } .dot { fill: var(--line); }
 .limit { stroke: var(--bad); stroke-dasharray: 5 4; } .mark { stroke: var(--soft); stroke-dasharray: 1 3; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th, td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
-th { color: var(--soft); font-weight: 600; } td.when { white-space: nowrap; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--rule); }
+td:last-child { overflow-wrap: anywhere; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; } td.when { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .box { width: 1.25em; height: 1.25em; line-height: 1.2em; border: 1px solid var(--soft); border-radius: 3px; text-align: center; font-weight: 700; flex: none; }
 ul.boxes { list-style: none; margin: 0; padding: 0; }
 ul.boxes li { display: flex; gap: 10px; padding: 3px 0; break-inside: avoid; }
