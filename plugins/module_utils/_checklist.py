@@ -147,7 +147,8 @@ def _named(key: str) -> Callable[[Mapping[str, Any], str], Found]:
     def rule(evidence: Mapping[str, Any], _word: str) -> Found:
         if not evidence.get(key):
             return OPEN, f"no {key} is noted"
-        return PROVEN, f"{evidence[key]} with {len(evidence.get(f'{key}_keys') or [])} keys"
+        keys = len(evidence.get(f"{key}_keys") or [])
+        return PROVEN, f"{evidence[key]} with {keys} {'key' if keys == 1 else 'keys'}"
 
     return rule
 
@@ -222,8 +223,7 @@ def _metric(evidence: Mapping[str, Any], word: str) -> Found:
     metric = _metric_named(evidence, word)
     if metric is None:
         return OPEN, f"no metric '{word}' was judged"
-    figures = f"worst {_number(metric.get('worst'))}, {metric.get('condition', '')} {_number(metric.get('limit'))} {metric.get('unit', '')}, "
-    figures += f"{metric.get('samples', 0)} samples"
+    figures = f"worst {_number(metric.get('worst'))}, limit {metric.get('condition', '')} {metric.get('unit', '')}, {metric.get('samples', 0)} samples"
     if metric.get("verdict") != "pass":
         return FAILED, figures
     return PROVEN, figures

@@ -38,7 +38,7 @@ def step(status: str = "done", notes: str = "", **evidence: Any) -> dict[str, An
     return {"status": status, "notes": notes, "evidence": evidence}
 
 
-METRIC = {"verdict": "pass", "worst": 0.02, "limit": 0.1, "condition": "<", "unit": "%", "samples": 900, "dry_run": False}
+METRIC = {"verdict": "pass", "worst": 0.02, "limit": 0.1, "condition": "< 0.1", "unit": "%", "samples": 900, "dry_run": False}
 GATE = {
     "verdict": "pass",
     "seconds": 900.4,
@@ -154,6 +154,10 @@ def test_each_box_of_a_step_that_failed_is_shown_as_failed_with_the_reason() -> 
 def test_a_box_is_not_ticked_by_evidence_that_does_not_prove_it(box: str, name: str, changes: dict[str, Any], state: str) -> None:
     assert tick_of(box, COMPLETE).state == "proven"
     assert tick_of(box, changed(name, **changes)).state == state
+
+
+def test_the_figures_of_a_metric_are_shown_with_its_limit() -> None:
+    assert tick_of("step_3.hold_10_errors", COMPLETE).evidence == "worst 0.02, limit < 0.1 %, 900 samples"
 
 
 def test_problems_must_have_been_told_if_there_were_any() -> None:
