@@ -171,9 +171,11 @@ class Kube:
             # The token carries the version; stating one beside it is an error.
             params.pop("resourceVersion", None)
 
-    def patch(self, path: str, body: Any, content_type: str = JSON_PATCH, manager: str = FIELD_MANAGER) -> dict[str, Any]:
-        """Send a JSON Patch (list of operations), or a merge patch with ``content_type=MERGE_PATCH``."""
-        return self._write("PATCH", path, body, content_type, manager)
+    def patch(
+        self, path: str, body: Any, content_type: str = JSON_PATCH, manager: str = FIELD_MANAGER, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Send a JSON Patch (list of operations), or a merge patch with ``content_type=MERGE_PATCH``. ``dry_run``: judged, and not stored."""
+        return self._write("PATCH", path, body, content_type, manager, dry_run)
 
     def post(self, path: str, body: Any, manager: str = FIELD_MANAGER) -> dict[str, Any]:
         return self._write("POST", path, body, "application/json", manager)
@@ -200,8 +202,9 @@ class Kube:
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _write(self, method: str, path: str, body: Any, content_type: str, manager: str) -> dict[str, Any]:
-        target = f"{path}?{urlencode({'fieldManager': manager, 'fieldValidation': 'Strict'})}" if manager else path
+    def _write(self, method: str, path: str, body: Any, content_type: str, manager: str, dry_run: bool = False) -> dict[str, Any]:
+        query = {"fieldManager": manager, "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
+        target = f"{path}?{urlencode(query)}" if manager else path
         return self._call(method, target, body, content_type, time.monotonic() + CALL_TIMEOUT, False)
 
     def _call(self, method: str, target: str, body: Any, content_type: str, deadline: float, text: bool) -> Any:

@@ -6,7 +6,7 @@
 
 A check is a function that yields problems, and one line in :data:`CHECKS`. Checks run at the same time, each with its own
 deadline; one that depends on another starts when that one has found nothing wrong. Nothing is written anywhere: the only
-POSTs are SelfSubjectAccessReviews, which the API server answers and forgets.
+POSTs are SelfSubjectAccessReviews, which the API server answers and forgets, and the only PATCH is a dry run.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from ansible_collections.signal.rollout.plugins.module_utils import (
     _manifests,
     _metric_gate,
     _postgresql,
+    _preflight_infrastructure,
     _prometheus,
     _route,
     _sources,
@@ -787,6 +788,8 @@ CHECKS: tuple[Check, ...] = (
     Check("manifests", ("manifests",), check_manifests),
     Check("references", ("manifests",), check_references, needs=("cluster",), after=("manifests",)),
     Check("capacity", ("manifests",), check_capacity, needs=("cluster",), after=("manifests", "stable")),
+    Check("nodes", ("manifests",), _preflight_infrastructure.check_nodes, needs=("cluster",), after=("manifests", "stable")),
+    Check("mesh", ("traffic_route",), _preflight_infrastructure.check_mesh, needs=("traffic_route",), after=("manifests", "stable")),
     Check("database", ("postgresql",), check_database),
     Check("postgresql_client", ("postgresql",), check_postgresql_client, needs=("database",)),
     Check("backup", ("backup",), check_backup, after=("database",)),
@@ -862,6 +865,7 @@ class Preflight:
         ]
         result = _result([asdict(problem) for problem in problems], checks, seconds, self.site.warnings)
         result["break_glass"] = self.site.facts.get("break_glass", "")
+        result["proofs"] = _preflight_infrastructure.proofs(self.outcomes, self.site.facts)
         if self.context.cancelled.is_set():
             raise RolloutError("preflight_check: interrupted. Nothing was written.", **result)
         if problems:
@@ -935,4 +939,4 @@ class Preflight:
 
 
 def _result(problems: list[dict[str, Any]], checks: list[dict[str, Any]], seconds: float, warnings: list[str]) -> dict[str, Any]:
-    return {"changed": False, "problems": problems, "checks": checks, "seconds": seconds, "warnings": list(warnings), "break_glass": ""}
+    return {"changed": False, "problems": problems, "checks": checks, "seconds": seconds, "warnings": list(warnings), "break_glass": "", "proofs": {}}

@@ -525,6 +525,15 @@ checks:
       returned: always
       type: float
       sample: 0.041
+proofs:
+  description:
+    - What the checks prove of the checklist, for O(signal.rollout.release_checklist#module:proofs). The box C(infrastructure.capacity) needs
+      O(manifests) and the right to list nodes and pods of the cluster, C(dependencies.mesh) needs O(traffic_route) and the right to read its
+      Gateways, PeerAuthentications and DestinationRules. Without them a box is left out, and a warning says so.
+  returned: always
+  type: dict
+  sample:
+    dependencies.mesh: {state: proven, evidence: "both destinations known, labels and TLS fit, 1 gateway(s), a weight of 1 accepted on trial"}
 seconds:
   description: How long all of it took.
   returned: always

@@ -94,7 +94,7 @@ def test_a_sound_release_passes_every_check_in_seconds_and_writes_nothing(tmp_pa
     exchange = _kube.Kube._exchange
 
     def record(self: _kube.Kube, method: str, target: str, *rest: Any) -> Any:
-        sent.append((method, target.split("?")[0]))
+        sent.append((method if "dryRun=All" not in target else "trial", target.split("?")[0]))
         return exchange(self, method, target, *rest)
 
     monkeypatch.setattr(_kube.Kube, "__init__", remember)
@@ -109,7 +109,7 @@ def test_a_sound_release_passes_every_check_in_seconds_and_writes_nothing(tmp_pa
     assert not (tmp_path / "backup").exists()
     reviews = [target for method, target in sent if method == "POST"]
     assert reviews == ["/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"] * len(options["rights"])
-    assert {method for method, _target in sent} == {"GET", "POST"}
+    assert {method for method, _target in sent} == {"GET", "POST", "trial"}
     assert preflight(check_mode=True, **options)["problems"] == []
 
 
@@ -277,7 +277,9 @@ def test_wrong_credentials_are_one_problem_and_not_one_per_check(tmp_path: Path)
     options = {**sound(tmp_path), "kubeconfig": str(tmp_path / "none")}
     result = preflight(**options)
     assert [problem["check"] for problem in result["problems"]] == ["cluster"]
-    assert {check["check"] for check in result["checks"] if check["skipped"]} == {"namespace", "rights", "traffic_route", "references", "capacity"}
+    assert {check["check"] for check in result["checks"] if check["skipped"]} == {
+        "namespace", "rights", "traffic_route", "references", "capacity", "nodes", "mesh"
+    }
 
 
 def test_a_secret_that_may_not_be_read_is_a_warning(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_everything_that_is_down_is_told_at_once_under_the_users_names() -> None
         )
     assert time.monotonic() - started < 8
     result = caught.value.result
-    assert set(result) == {"changed", "problems", "checks", "seconds", "warnings", "break_glass"}
+    assert set(result) == {"changed", "problems", "checks", "seconds", "warnings", "break_glass", "proofs"}
     for problem in result["problems"]:
         assert all(problem.values()), "each problem names everything"
         assert f"{problem['variable']}: {problem['object']}" in caught.value.message
@@ -238,7 +238,7 @@ def test_everything_that_is_down_is_told_at_once_under_the_users_names() -> None
     assert caught.value.message.startswith("preflight_check: 7 problems found in ")
     assert len(caught.value.message.splitlines()) == 8
     skipped = {check["check"]: check["skipped"] for check in result["checks"] if check["skipped"]}
-    assert set(skipped) == {"namespace", "rights", "references", "capacity", "postgresql_client", "queries"}
+    assert set(skipped) == {"namespace", "rights", "references", "capacity", "nodes", "postgresql_client", "queries"}
     assert "hunter2" not in caught.value.message + str(result)
 
 
