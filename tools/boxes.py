@@ -4,7 +4,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write docs/checklist_proofs.md: the 98 boxes, what proves each, and the tests that show it red and green.
 
-Run by the environment's Python after a change of the catalogue or of a test marked ``box``: ``.venv/bin/python tools/boxes.py``.
+Run by the environment's Python after a change of the catalogue or of a test marked ``box``: ``.venv/bin/python tools/boxes.py``. With
+``--check`` nothing is written; exit code 1 says that the page is not up to date, or which automatic boxes no test shows.
 """
 
 from __future__ import annotations
@@ -74,6 +75,22 @@ def page(tests: dict[str, list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
     sys.path[:0] = [str(ROOT / "playbooks" / "collections"), str(ROOT / "tests")]
-    PAGE.write_text(page(tests_of_boxes()), encoding="utf-8")
+    from ansible_collections.signal.rollout.plugins.module_utils import _catalogue
+
+    tests = tests_of_boxes()
+    if arguments != ["--check"]:
+        PAGE.write_text(page(tests), encoding="utf-8")
+        return 0
+    known = {item.id for item in _catalogue.ITEMS}
+    wrong = [f"tests are marked with '{name}', which is no box" for name in sorted(set(tests) - known)]
+    wrong += [f"no test shows {item.id}" for item in _catalogue.ITEMS if item.kind == _catalogue.AUTOMATIC and not tests.get(item.id)]
+    if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page(tests):
+        wrong.append(f"{PAGE.relative_to(ROOT)} is not up to date. Next: .venv/bin/python tools/boxes.py")
+    print("\n".join(wrong))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
