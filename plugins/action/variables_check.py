@@ -64,6 +64,7 @@ class ActionModule(ActionBase):
             path = every[role].with_name("rules.yml")
             if path.exists():
                 rules = {name: rule for name, rule in self._load(path).items() if name in options}
+                problems += _variables.check_text(rules, values)
                 problems += _variables.check_rules(rules, typed, options)
         problems = list(dict.fromkeys(problems))
 

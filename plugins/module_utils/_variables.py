@@ -99,6 +99,23 @@ def check_rules(rules: dict[str, dict[str, Any]], values: dict[str, Any], specs:
     return problems
 
 
+def check_text(rules: dict[str, dict[str, Any]], values: dict[str, Any]) -> list[Problem]:
+    """Find ``text`` variables that have come as something else, in ``values`` before they are converted.
+
+    Text that looks like a number may have been another one: a survey's "0123" reaches a job as 83, and "1.10" as 1.1.
+    """
+    return [
+        Problem(
+            name,
+            "expected text; AWX takes the quotes off launch variables, so a version must not look like a number or a boolean: write v2 or r2, "
+            "and quote it in an inventory",
+            _seen(values[name]),
+        )
+        for name, rule in rules.items()
+        if rule.get("text") and name in values and not isinstance(values[name], str)
+    ]
+
+
 def _broken(rule: dict[str, Any], value: Any, values: dict[str, Any]) -> list[str]:
     broken: list[str] = []
     numbers = value if isinstance(value, list) else [value]
@@ -122,6 +139,8 @@ def _broken(rule: dict[str, Any], value: Any, values: dict[str, Any]) -> list[st
         broken += [words for item in numbers for words in _broken_url(str(item), rule["url"])]
     if "differs_from" in rule and value == values.get(rule["differs_from"]):
         broken.append(f"expected another value than {rule['differs_from']} has")
+    if "one_of_variable" in rule and value not in (values.get(rule["one_of_variable"]) or [value]):
+        broken.append(f"expected one of {rule['one_of_variable']} = {', '.join(map(str, values[rule['one_of_variable']]))}")
     if "at_least_variable" in rule:
         other = rule["at_least_variable"]
         bound = values.get(other["name"])

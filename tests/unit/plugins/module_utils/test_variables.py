@@ -29,7 +29,7 @@ def test_names_of_ones_own_are_nobody_elses_business() -> None:
 
 
 def rules(value: Any, **rule: Any) -> list[str]:
-    return [problem.rule for problem in _variables.check_rules({"x": rule}, {"x": value, "y": 2.0}, {})]
+    return [problem.rule for problem in _variables.check_rules({"x": rule}, {"x": value, "y": 2.0, "steps": [10, 50, 100]}, {})]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,7 @@ def rules(value: Any, **rule: Any) -> list[str]:
         ("http://host:99999", {"url": ["http"]}),
         ("http://a\r\nb", {"url": ["http"]}),
         ("http://", {"url": ["http"]}),
+        (20, {"one_of_variable": "steps"}),
     ],
 )
 def test_value_that_breaks_its_rule_is_refused(value: Any, rule: dict[str, Any]) -> None:
@@ -68,6 +69,7 @@ def test_value_that_breaks_its_rule_is_refused(value: Any, rule: dict[str, Any])
         ([10, 50, 100], {"strictly_increasing": True, "ends_with": 100, "minimum": 1, "maximum": 100}),
         ("v1.10", {"pattern": "v[0-9.]+"}),
         (4.0, {"at_least_variable": {"name": "y", "times": 2}}),
+        (50, {"one_of_variable": "steps"}),
         ("http://10.79.0.52:9090/prefix", {"url": ["http", "https"]}),
     ],
 )
@@ -91,3 +93,14 @@ def test_secret_of_the_wrong_type_is_not_shown() -> None:
     options = {"p": {"type": "int", "no_log": True}}
     problems, unused = _variables.check_types("preflight", options, {"p": "hunter2secret"})
     assert len(problems) == 1 and "hunter2secret" not in str(problems[0])
+
+
+@pytest.mark.parametrize("arrived", [83, 1.1, True])
+def test_version_that_lost_its_quotes_on_the_way_is_refused(arrived: Any) -> None:
+    problems = _variables.check_text({"rollout_version": {"text": True}}, {"rollout_version": arrived})
+    assert [problem.variable for problem in problems] == ["rollout_version"]
+    assert "AWX" in str(problems[0]) and repr(arrived) in str(problems[0])
+
+
+def test_version_that_is_text_passes() -> None:
+    assert _variables.check_text({"rollout_version": {"text": True}}, {"rollout_version": "0123", "canary_until": 10}) == []
