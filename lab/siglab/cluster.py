@@ -28,6 +28,7 @@ PLATFORM = (
     ("kube-system", "coredns"),
     ("signal-data", "timescaledb"),
     ("signal-data", "redis"),
+    ("signal-data", "neighbours"),
     ("monitoring", "prometheus"),
     ("monitoring", "sink"),
     ("istio-system", "istio-ingressgateway"),

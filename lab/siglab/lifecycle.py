@@ -177,7 +177,7 @@ class Lab:
             runtime.join()
             node.start("kubelet")
             node.start("kube-proxy")
-            cluster.apply_manifests("20-rights.yaml", "30-dns.yaml", "40-data.yaml", "60-gateway.yaml")
+            cluster.apply_manifests("20-rights.yaml", "30-dns.yaml", "40-data.yaml", "45-neighbours.yaml", "60-gateway.yaml")
             cluster.create_account_kubeconfigs()
             crds.join()
             cluster.apply_manifests("65-gateway-api.yaml")

@@ -78,9 +78,9 @@ SECTIONS: tuple[Section, ...] = (
         Item("infrastructure.backups", "Backup procedures verified"),
     )),
     Section("dependencies", "Pre-Deployment Phase", "Dependencies", (
-        Item("dependencies.instrument", "Instrument service integration tested"),
-        Item("dependencies.ticker", "Ticker service compatibility verified"),
-        Item("dependencies.subscription", "Subscription service quotas configured"),
+        Item("dependencies.instrument", "Instrument service integration tested", "", KEPT, fallback=True),
+        Item("dependencies.ticker", "Ticker service compatibility verified", "", KEPT, fallback=True),
+        Item("dependencies.subscription", "Subscription service quotas configured", "", KEPT, fallback=True),
         Item("dependencies.network_policies", "Network policies updated"),
         Item("dependencies.mesh", "Service mesh configuration ready", "", KEPT),
     )),
@@ -247,6 +247,9 @@ def what_counts(item: Item) -> str:
 # Box whose proof is kept to the task that makes it and to what it takes as proof.
 _KEPT_WORDS = {
     "infrastructure.capacity": ("preflight_check", "quota, limits, autoscaler and free requests of the nodes take all pods of both versions at once"),
+    "dependencies.instrument": ("service_contract", "its version is in the declared range, and its answers have the fields that the release reads"),
+    "dependencies.ticker": ("service_contract", "its version is in the declared range, and its answers have the fields that the release reads"),
+    "dependencies.subscription": ("service_contract", "its quotas are those that the release needs"),
     "dependencies.mesh": ("preflight_check", "gateways, subsets, labels and TLS fit, and the mesh accepts a new weight on trial"),
     "infrastructure.redis": ("redis_check", "reachable, topology, memory policy, persistence and latency within their limits"),
     "infrastructure.dashboards": ("role monitoring", "the three dashboards exist, and every panel's query has data"),
