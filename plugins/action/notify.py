@@ -4,9 +4,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible_collections.signal.rollout.plugins.module_utils import _notify
+from ansible_collections.signal.rollout.plugins.plugin_utils._identity import run_identity
 from ansible_collections.signal.rollout.plugins.plugin_utils._in_process import InProcessAction
 
 
 class ActionModule(InProcessAction):
     engine = _notify
+
+    def task_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Fill in who claims the message: this very run of ansible-playbook, or the AWX job."""
+        arguments = super().task_arguments(task_vars)
+        if arguments.get("service") and not arguments.get("holder"):
+            arguments["holder"] = run_identity(task_vars)
+        return arguments
