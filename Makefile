@@ -56,7 +56,7 @@ test-unit: ## unit tests only (seconds, no lab)
 	@$(PYTHON) tests/run.py unit
 
 test-lab: ## the tests that need the lab: contract, integration, e2e, molecule, lab
-	@$(PYTHON) tests/run.py awx contract integration e2e molecule lab
+	@$(PYTHON) tests/run.py contract integration e2e molecule lab
 
 bench-traffic: venv ## what traffic under a release is worth, measured on the lab, as Markdown: ARGS='--only breach --minutes 10'
 	@.venv/bin/python tests/bench/traffic $(ARGS)

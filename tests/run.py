@@ -146,7 +146,7 @@ SUITES = (
     check_suite("lint", "ruff, yamllint, shellcheck, ansible-lint, changelog, execution environment", 600, lint_checks),
     pytest_suite("packaging", "the three ways to run a checkout; the built and installed archive", 600),
     Suite("sanity", "ansible-test sanity in a clean copy", 900, sanity),
-    pytest_suite("awx", "the setup play against a stand-in for AWX's API; its jobs as AWX runs them, on the lab", 900, lab=True),
+    pytest_suite("awx", "the setup play with the modules of awx.awx, against a stand-in for the API", 900),
     pytest_suite("contract", "the module door and the in-process door give the same answers", 900, lab=True),
     # Most of their time is waiting; see tests/integration/conftest.py.
     pytest_suite("integration", "the modules on the lab", 2700, "--numprocesses=2", "--dist=loadgroup", lab=True),
