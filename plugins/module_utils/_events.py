@@ -20,6 +20,9 @@ from ansible_collections.signal.rollout.plugins.module_utils import _kube
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 
 RECORD_KEY = "record.json"
+# Where the guard in the cluster, which must not write the record, says what it did; and its name as the author of an event.
+GUARD_KEY = "guard.json"
+CLUSTER_GUARD = "guard in the cluster"
 INTERRUPTED, GUARD, DRIFT, OUTAGE, RESUMED = "interrupted", "guard", "drift", "outage", "resumed"
 KINDS = (INTERRUPTED, GUARD, DRIFT, OUTAGE, RESUMED)
 # Events that only the end of a run can cause: whoever holds the lock then is dead.
@@ -67,9 +70,33 @@ def append(record: dict[str, Any], entry: dict[str, Any]) -> None:
 
 
 def death_seen(record: dict[str, Any], holder: str) -> dict[str, Any] | None:
-    """Return the newest event by which ``holder`` is known to have ended, or None."""
-    seen = [entry for entry in record.get("events") or [] if entry.get("kind") in DEATHS and entry.get("holder") == holder]
+    """Return the newest event by which ``holder`` is known to have ended, or None.
+
+    The guard in the cluster has seen no end, only silence: a run that was cut off from the cluster may come back.
+    """
+    told = [entry for entry in record.get("events") or [] if entry.get("by") != CLUSTER_GUARD]
+    seen = [entry for entry in told if entry.get("kind") in DEATHS and entry.get("holder") == holder]
     return seen[-1] if holder and seen else None
+
+
+def fold(record: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """Return ``record`` with what the guard in the cluster has ``said`` of this very release among its events, in order of time."""
+    kind = {"moved": GUARD, "drift": DRIFT}.get(str(said.get("state")))
+    if kind is None or not record.get("id") or said.get("release") != record["id"]:
+        return record
+    entry = event(
+        kind,
+        str(said.get("words")),
+        CLUSTER_GUARD,
+        str(said.get("holder")),
+        before=said.get("before"),
+        after=said.get("after"),
+        when=str(said.get("time")),
+    )
+    events = record.get("events") or []
+    if not any((known.get("time"), known.get("by")) == (entry["time"], CLUSTER_GUARD) for known in events):
+        record["events"] = sorted([*events, entry], key=lambda known: str(known.get("time")))[-KEPT:]
+    return record
 
 
 def amend(kube: _kube.Kube, namespace: str, name: str, change: Callable[[dict[str, Any]], bool], seconds: float) -> str:

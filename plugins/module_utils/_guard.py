@@ -19,13 +19,13 @@ import signal
 import socket
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.signal.rollout.plugins.module_utils import (
     _canary_weight,
+    _cluster_guard_script,
     _confirm,
     _daemon,
     _events,
@@ -61,14 +61,18 @@ ROUTE_OPTIONS = {
     for name, rule in _metric_gate.ARGUMENT_SPEC["abort_route"]["options"].items()
     if name not in _kube.CONNECTION_OPTIONS and name != "namespace"
 }
+# One rule of what a canary in progress is, for this guard and for the one in the cluster.
+progress_of = _cluster_guard_script.progress_of
 
 TITLE = "signal-rollout-guard"
 _STATE_FILE, _LOG_FILE = "guard.json", "guard.log"
 # Folders of ended guards that are kept, for their logs.
 _KEPT = 20
 _STOP_SECONDS = 3.0
-# While nothing happens, how often the Lease is looked at: a guard whose release has ended is of no use.
+# While nothing happens, how often the Lease is looked at, in seconds and as a part of what it lasts: a guard whose release has ended is
+# of no use, and a task that waits for pods or people for minutes renews nothing itself.
 _LOOK_SECONDS = 15.0
+_LOOK_PART = 3
 _RETRY_PAUSE = 0.25
 _RACE_PAUSE = 0.02
 # How long the gate, which dies with the same run, is given to tell what it did.
@@ -77,39 +81,6 @@ _GATE_SECONDS = 2.0
 
 class GuardError(RolloutError):
     """The guard cannot do its work here. No guard is running."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a record says of the canary.
-
-    ``going_on`` is true from the begin of its first step until its last one has passed. ``weights`` are those that this release may have
-    left in the route, the likeliest first, without 0.
-    """
-
-    going_on: bool
-    weights: tuple[int, ...]
-    words: str
-
-
-def progress_of(record: dict[str, Any]) -> Progress:
-    """Return how far the canary of ``record`` is."""
-    if record.get("outcome"):
-        return Progress(False, (), f"the release is closed as {record['outcome']}")
-    steps = {
-        int(name[7:]): entry
-        for name, entry in (record.get("steps") or {}).items()
-        if name.startswith("canary_") and name[7:].isdigit() and isinstance(entry, dict)
-    }
-    if not steps:
-        return Progress(False, (), "no step of the canary has begun")
-    newest = max(steps, key=lambda weight: str(steps[weight].get("started") or ""))
-    if newest == 100 and steps[newest].get("status") == "done":
-        return Progress(False, (), "the canary has passed its last step: all traffic stays on the new version")
-    noted = [int(entry["weight"]) for entry in (record.get("weights") or [])[-1:]]
-    # While a step's weight is not written yet, the one before it stands.
-    weights = tuple(dict.fromkeys(weight for weight in (newest, *noted) if weight))
-    return Progress(True, weights, f"step {newest} % is {steps[newest].get('status')}")
 
 
 def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -301,6 +272,7 @@ class Guard:
         self.record_path = _kube.path_of("", "v1", "configmaps", self.namespace, self.name)
         self.route: dict[str, Any] = params["abort_route"]
         self.state: dict[str, Any] = {}
+        self.renewed = ""
 
     def run(self) -> None:
         self._prove_ready()
@@ -341,8 +313,9 @@ class Guard:
         """Wait until the run ends, is told off, or has lost the release; returns why the guard is over."""
         end = time.monotonic() + self.params["lifetime"]
         watch = _processes.Watch(self.watched)
+        pause = 0.0
         while True:
-            gone, stopped = watch.wait(min(_LOOK_SECONDS, end - time.monotonic()), self.daemon.stop)
+            gone, stopped = watch.wait(min(pause, end - time.monotonic()), self.daemon.stop)
             if gone:
                 return self._react(time.monotonic(), _events.now())
             if stopped:
@@ -350,9 +323,17 @@ class Guard:
             if time.monotonic() >= end:
                 return f"its lifetime of {self.params['lifetime']:g} s is over"
             with contextlib.suppress(RolloutError):
-                holder = self._holder()
-                if holder != self.holder:
-                    return f"the release is held by '{holder or 'nobody'}' now"
+                lease = _record.read_lease(self.kube.find(self.lease_path))
+                pause = min(_LOOK_SECONDS, max(1, lease.duration) / _LOOK_PART)
+                if lease.holder != self.holder:
+                    return f"the release is held by '{lease.holder or 'nobody'}' now"
+                self._keep_alive(lease)
+
+    def _keep_alive(self, lease: _record.Lease) -> None:
+        """Renew the Lease for a run that lives and has not done so since the last look."""
+        unchanged, self.renewed = lease.renewed == self.renewed, lease.renewed
+        if unchanged and self.watched.alive():
+            _record.renew(self.kube, self.namespace, _record.lease_name(self.params["service"]), self.holder)
 
     def _react(self, began: float, died: str) -> str:
         """Put traffic back, trying again until it is or until that is not this run's to do any more."""
@@ -425,7 +406,7 @@ class Guard:
                 raise
         return {"drift": drift}
 
-    def _already_back(self, died: str, progress: Progress) -> str:
+    def _already_back(self, died: str, progress: _cluster_guard_script.Progress) -> str:
         """Tell of the death unless the gate, which put traffic back, does so itself."""
         deadline = time.monotonic() + _GATE_SECONDS
         while time.monotonic() < deadline:

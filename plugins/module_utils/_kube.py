@@ -183,11 +183,14 @@ class Kube:
     def put(self, path: str, body: Any, manager: str = FIELD_MANAGER) -> dict[str, Any]:
         return self._write("PUT", path, body, "application/json", manager)
 
-    def delete(self, path: str, uid: str | None = None, resource_version: str | None = None) -> dict[str, Any]:
-        """Delete with preconditions: only the very object that was read."""
+    def delete(
+        self, path: str, uid: str | None = None, resource_version: str | None = None, propagation: str | None = None
+    ) -> dict[str, Any]:
+        """Delete with preconditions: only the very object that was read. ``propagation`` says what becomes of what it owns."""
         wanted = {"uid": uid, "resourceVersion": resource_version}
         preconditions = {key: value for key, value in wanted.items() if value}
-        return self._write("DELETE", path, {"preconditions": preconditions}, "application/json", "")
+        body = {"preconditions": preconditions, **({"propagationPolicy": propagation} if propagation else {})}
+        return self._write("DELETE", path, body, "application/json", "")
 
     def _read(self, path: str, params: dict[str, Any] | None, timeout: float, text: bool = False, tries: int = READ_TRIES) -> Any:
         target = f"{path}?{urlencode(params)}" if params else path

@@ -214,7 +214,7 @@ class Keeper:
 
     def _read_record(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         document = self.kube.find(self.record_path)
-        return document, kept(document, RECORD_KEY)
+        return document, _events.fold(kept(document, RECORD_KEY), kept(document, _events.GUARD_KEY))
 
     def _show(self) -> dict[str, Any]:
         return self._answer(self._read_record()[1], self._lease(), changed=False)

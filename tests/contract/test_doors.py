@@ -61,6 +61,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "abort_route": {"name": "signal-service", "stable": "v1", "canary": "v2"},
         },
     ),
+    "required_if not met, guard in the cluster": ("cluster_guard", {"state": "started", "service": "signal-service", "holder": "x"}),
+    "guard in the cluster without an image": (
+        "cluster_guard",
+        {
+            "state": "started",
+            "service": "signal-service",
+            "holder": "x",
+            "image": " ",
+            "abort_route": {"name": "signal-service", "stable": "v1", "canary": "v2"},
+        },
+    ),
+    "unreachable server, guard in the cluster": ("cluster_guard", {"state": "stopped", "service": "signal-service", "holder": "x"}),
     "unreachable server": ("canary_weight", ROUTE),
     "unreachable server, workload": ("workload_ready", {"name": "signal-service-v2"}),
     "unreachable server, record": ("rollout_record", RECORD),

@@ -199,6 +199,25 @@ def test_guard_outlives_what_ends_the_run_by_its_name_and_its_group(start: Start
     assert "all traffic is back" in playbook.wait_for_end_of_guard()
 
 
+def test_lock_is_renewed_while_the_run_lives_and_no_longer(start: Starter, mesh: Mesh, tmp_path: Path) -> None:
+    path = _kube.path_of("coordination.k8s.io", "v1", "leases", mesh.namespace, _record.lease_name(SERVICE))
+
+    def renewed() -> str:
+        return _record.read_lease(mesh.kube.get(path)).renewed
+
+    playbook = start(canary_tasks(tmp_path))
+    playbook.wait_for_task("Something slow")
+    for _time in range(2):
+        before = renewed()
+        wait_until("the lock is renewed in the middle of a task that does not", lambda before=before: renewed() != before, 5)
+    playbook.process.kill()
+    playbook.wait_for_end_of_guard()
+    last = renewed()
+    # The lock lasts 5 s in these tests: a guard that went on would have renewed it by then.
+    time.sleep(4)
+    assert renewed() == last
+
+
 def test_run_that_stops_its_guard_may_end_with_traffic_on_green(start: Starter, mesh: Mesh, tmp_path: Path) -> None:
     tasks = [*canary_tasks(tmp_path)[:-1], guard_task(tmp_path), guard_task(tmp_path, state="stopped")]
     tasks[-2]["name"], tasks[-1]["name"] = "Start it again", "Stop it"
