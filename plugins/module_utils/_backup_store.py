@@ -184,15 +184,21 @@ class Store:
         """Give a complete backup its final name, after all of it is on the disk. Returns the manifest's path."""
         manifest_file = final.parent / (name_of(final.name) + manifests.SUFFIX)
         partial_manifest = manifest_file.with_name(manifest_file.name + PARTIAL)
-        descriptor = os.open(partial_manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(manifest.to_json())
-            stream.flush()
-            os.fsync(stream.fileno())
-        for path in [partial, *(sorted(partial.iterdir()) if partial.is_dir() else [])]:
-            sync(path)
-        partial_manifest.rename(manifest_file)
-        partial.rename(final)
+        try:
+            descriptor = os.open(partial_manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(manifest.to_json())
+                stream.flush()
+                os.fsync(stream.fileno())
+            for path in [partial, *(sorted(partial.iterdir()) if partial.is_dir() else [])]:
+                sync(path)
+            partial_manifest.rename(manifest_file)
+            partial.rename(final)
+        except BaseException:
+            # A disk that is full for the manifest, too: without its backup it is worth nothing.
+            for path in (partial_manifest, manifest_file):
+                remove(path)
+            raise
         sync(self.folder)
         return manifest_file
 
