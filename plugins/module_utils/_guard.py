@@ -75,6 +75,8 @@ _LOOK_SECONDS = 15.0
 _LOOK_PART = 3
 _RETRY_PAUSE = 0.25
 _RACE_PAUSE = 0.02
+# How long ansible-playbook may take to end once it was interrupted. It may hang for ever, waiting for a worker.
+_HANG_SECONDS = 1.0
 # How long the gate, which dies with the same run, is given to tell what it did.
 _GATE_SECONDS = 2.0
 
@@ -273,6 +275,7 @@ class Guard:
         self.route: dict[str, Any] = params["abort_route"]
         self.state: dict[str, Any] = {}
         self.renewed = ""
+        self.fate = "was gone"
 
     def run(self) -> None:
         self._prove_ready()
@@ -312,11 +315,13 @@ class Guard:
     def _watch(self) -> str:
         """Wait until the run ends, is told off, or has lost the release; returns why the guard is over."""
         end = time.monotonic() + self.params["lifetime"]
-        watch = _processes.Watch(self.watched)
+        watch = _processes.Watch(self.watched, _HANG_SECONDS)
         pause = 0.0
         while True:
             gone, stopped = watch.wait(min(pause, end - time.monotonic()), self.daemon.stop)
             if gone:
+                if watch.hangs:
+                    self.fate = "was interrupted and does not end"
                 return self._react(time.monotonic(), _events.now())
             if stopped:
                 return "it was stopped"
@@ -337,7 +342,7 @@ class Guard:
 
     def _react(self, began: float, died: str) -> str:
         """Put traffic back, trying again until it is or until that is not this run's to do any more."""
-        self.daemon.log(f"process {self.watched.pid} is gone without having stopped the guard")
+        self.daemon.log(f"process {self.watched.pid} {self.fate}, and has not stopped the guard")
         deadline = began + self.params["abort_timeout"]
         told = ""
         while True:
@@ -361,13 +366,13 @@ class Guard:
             return f"the release is held by '{holder or 'nobody'}': nothing to do"
         progress = progress_of(self._record())
         if not progress.going_on:
-            self._tell(_events.INTERRUPTED, f"ansible-playbook was gone before the release ended; {progress.words}", died, None, None)
+            self._tell(_events.INTERRUPTED, f"ansible-playbook {self.fate} before the release ended; {progress.words}", died, None, None)
             return f"nothing to put back: {progress.words}"
         answer = self._zero(progress.weights)
         if answer.get("drift"):
             seen = answer["drift"]
             words = (
-                f"ansible-playbook was gone ({progress.words}); the canary has {seen['seen']} %, which this release did not set; last written by "
+                f"ansible-playbook {self.fate} ({progress.words}); the canary has {seen['seen']} %, which this release did not set; last written by "
                 f"'{seen['manager']}' at {seen['time'] or 'an unknown time'}. It was not overwritten"
             )
             self._tell(_events.DRIFT, words, died, seen["seen"], seen["seen"])
@@ -377,7 +382,7 @@ class Guard:
             return self._already_back(died, progress)
         seconds = time.monotonic() - began
         words = (
-            f"ansible-playbook was gone ({progress.words}); all traffic is back on {self.route['stable']}, "
+            f"ansible-playbook {self.fate} ({progress.words}); all traffic is back on {self.route['stable']}, "
             f"{_proof(answer)} after {seconds:.2f} s"
         )
         self.daemon.log(words)
@@ -414,7 +419,7 @@ class Guard:
                 if any(str(entry.get("time")) >= died for entry in self._record().get("events") or []):
                     return "the weight was 0 already, and what happened is noted"
             time.sleep(0.2)
-        words = f"ansible-playbook was gone ({progress.words}); the canary had no traffic"
+        words = f"ansible-playbook {self.fate} ({progress.words}); the canary had no traffic"
         self._tell(_events.INTERRUPTED, words, died, 0, 0)
         return words
 

@@ -65,6 +65,15 @@ def start_time(pid: int) -> str:
     return fields[_START] if fields else UNKNOWN
 
 
+def catches(pid: int, number: signal.Signals) -> bool | None:
+    """Whether ``pid`` handles a signal by itself (Linux); None where that cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return None
+
+
 def argument_area(pid: int) -> tuple[int, int] | None:
     """Return the first and last address of the command line of ``pid`` (Linux), or None where that cannot be read."""
     fields = _stat(pid)
@@ -78,10 +87,16 @@ class Watch:
     """Waits for the end of one process, which need not be a child.
 
     Linux tells by a pidfd, within a millisecond; elsewhere the process is looked at every tenth of a second.
+
+    ansible-playbook gives up its handler of SIGINT with the first one, begins no task after it, and then waits for its workers. With
+    ``grace``, one that has not ended so many seconds later counts as gone: a worker may hang for ever. ``hangs`` tells the two apart.
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, grace: float | None = None) -> None:
         self.process = process
+        self.hangs = False
+        self._grace = grace if grace is not None and catches(process.pid, signal.SIGINT) else None
+        self._told: float | None = None
         self._pidfd = -1
         with contextlib.suppress(AttributeError, OSError):
             self._pidfd = os.pidfd_open(process.pid)
@@ -98,11 +113,18 @@ class Watch:
             poller.register(self._pidfd, select.POLLIN)
         while True:
             left = max(0.0, deadline - time.monotonic())
-            pause = left if self._pidfd >= 0 else min(left, _POLL_SECONDS)
+            pause = left if self._pidfd >= 0 and self._grace is None else min(left, _POLL_SECONDS)
             ready = {descriptor for descriptor, mask in poller.poll(pause * 1000)}
             gone = self._pidfd in ready if self._pidfd >= 0 else not self.process.alive()
+            if not gone and self._grace is not None and self._was_told_to_end():
+                gone = self.hangs = time.monotonic() - (self._told or 0.0) >= self._grace
             if gone or also in ready or left <= 0:
                 return gone, also in ready
+
+    def _was_told_to_end(self) -> bool:
+        if self._told is None and catches(self.process.pid, signal.SIGINT) is False:
+            self._told = time.monotonic()
+        return self._told is not None
 
     def close(self) -> None:
         if self._pidfd >= 0:

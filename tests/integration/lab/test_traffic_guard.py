@@ -169,6 +169,24 @@ def test_traffic_is_back_when_ansible_playbook_is_killed_between_two_tasks(
     assert playbook.record()["guard"]["running"] is True
 
 
+def test_traffic_is_back_when_ansible_playbook_is_interrupted_and_hangs(start: Starter, mesh: Mesh, tmp_path: Path) -> None:
+    playbook = start(canary_tasks(tmp_path))
+    playbook.wait_for_task("Something slow")
+    main = playbook.process.pid
+    workers = [int(pid) for pid in Path(f"/proc/{main}/task/{main}/children").read_text(encoding="ascii").split()]
+    try:
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        os.kill(main, signal.SIGINT)
+        wait_until("traffic is back", lambda: mesh.weights() == BLUE, 10)
+        assert playbook.process.poll() is None
+        assert "ansible-playbook was interrupted and does not end (step 10 % is started); all traffic is back" in playbook.wait_for_end_of_guard()
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+
 def test_no_pipe_of_the_run_is_held_and_no_name_of_it_is_carried(start: Starter, tmp_path: Path) -> None:
     playbook = start(canary_tasks(tmp_path))
     playbook.wait_for_task("Something slow")

@@ -96,6 +96,40 @@ def test_watch_tells_the_end_of_a_process_that_is_no_child() -> None:
         os.close(writer)
 
 
+# As ansible-playbook: the first SIGINT takes its own handler away. Then it ends, or not.
+INTERRUPTED = """
+import signal, time
+def handle(number, frame):
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, handle)
+print("ready", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize(("seconds", "grace", "hangs"), [(60, 0.2, True), (0, 20.0, False), (60, None, False)])
+def test_watch_tells_a_process_that_was_interrupted_and_hangs_from_one_that_ends(seconds: int, grace: float | None, hangs: bool) -> None:
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED.format(seconds=seconds)], stdout=subprocess.PIPE)
+    reader, writer = os.pipe()
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        watch = _processes.Watch(_processes.Process(process.pid, _processes.start_time(process.pid)), grace)
+        assert watch.wait(0.3, reader) == (False, False)
+        process.send_signal(signal.SIGINT)
+        gone, _told = watch.wait(10.0 if grace is not None else 0.5, reader)
+        assert (gone, watch.hangs) == (grace is not None, hangs)
+        watch.close()
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(reader)
+        os.close(writer)
+
+
 def test_watch_of_a_process_id_that_came_back_is_over_at_once() -> None:
     reader, writer = os.pipe()
     watch = _processes.Watch(_processes.Process(os.getpid(), "1"))
