@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.signal.rollout.plugins.module_utils import _probe
+from ansible_collections.signal.rollout.plugins.module_utils import _probe, _probe_plan, _probe_rules, _probe_verdict
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 from hypothesis import given
@@ -41,9 +41,9 @@ def check(**options: Any) -> dict[str, Any]:
     return params(checks=[{"name": "c", **options}])["checks"][0]
 
 
-def answer(body: Any = "", status: int = 200, **fields: Any) -> _probe.Answer:
+def answer(body: Any = "", status: int = 200, **fields: Any) -> _probe_verdict.Answer:
     content = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
-    return _probe.Answer(status=status, body=content, **{"seconds": 0.01, **fields})
+    return _probe_verdict.Answer(status=status, body=content, **{"seconds": 0.01, **fields})
 
 
 def problems(result: dict[str, Any]) -> dict[str, str]:
@@ -64,30 +64,30 @@ def problems(result: dict[str, Any]) -> dict[str, str]:
         ({"above": 0, "below": 1}, [0.5], [0, 1, 2]),
         ({"equals": {"a": 1}}, [{"a": 1}, {"a": 1.0}], [{"a": 1, "b": 2}, {"a": True}, {}]),
         ({"one_of": ["ok", 1]}, ["ok", 1, 1.0], [True, "1", None]),
-        ({"exists": True}, [None, 0, ""], [_probe._MISSING]),
-        ({"exists": False}, [_probe._MISSING], [None, 0]),
+        ({"exists": True}, [None, 0, ""], [_probe_rules.MISSING]),
+        ({"exists": False}, [_probe_rules.MISSING], [None, 0]),
         ({"type": "number"}, [1, 1.5], ["1", True, None, float("nan")]),
         ({"type": "integer"}, [1], [1.5, True]),
         ({"type": "boolean"}, [True, False], [1, "true"]),
-        ({"type": "null"}, [None], [0, "", _probe._MISSING]),
+        ({"type": "null"}, [None], [0, "", _probe_rules.MISSING]),
         ({"type": "array"}, [[]], [{}, ""]),
         ({"type": "object"}, [{}], [[], None]),
         ({"type": "string"}, [""], [1]),
         ({"length_at_least": 2}, [[1, 2], "ab", {"a": 1, "b": 2}], [[1], "", 2, None]),
         ({"matches": "^v[0-9]+$"}, ["v2"], ["2", "xv2", 2, None]),
-        ("healthy", ["healthy"], ["Healthy", None, _probe._MISSING]),
+        ("healthy", ["healthy"], ["Healthy", None, _probe_rules.MISSING]),
         (1, [1, 1.0], ["1", True]),
         (True, [True], [1, "true", False]),
-        (None, [None], [0, _probe._MISSING]),
+        (None, [None], [0, _probe_rules.MISSING]),
         ([1, "a"], [[1, "a"]], [[1], ["a", 1], "1a"]),
     ],
 )
 def test_rule(rule: Any, good: list[Any], bad: list[Any]) -> None:
-    assert _probe.rule_problems(rule) == []
+    assert _probe_rules.rule_problems(rule) == []
     for value in good:
-        assert _probe.broken_rules(rule, value) == [], value
+        assert _probe_rules.broken_rules(rule, value) == [], value
     for value in bad:
-        assert _probe.broken_rules(rule, value), value
+        assert _probe_rules.broken_rules(rule, value), value
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_rule(rule: Any, good: list[Any], bad: list[Any]) -> None:
     ],
 )
 def test_unusable_rule_is_refused(rule: Any, word: str) -> None:
-    assert any(word in text for text in _probe.rule_problems(rule))
+    assert any(word in text for text in _probe_rules.rule_problems(rule))
 
 
 @given(st.sampled_from(["above", "at_least", "below", "at_most"]), st.one_of(st.none(), st.booleans(), st.text(), st.just(float("nan")), st.just(float("inf"))))
 def test_what_is_no_finite_number_never_passes_a_limit(name: str, value: Any) -> None:
-    assert _probe.broken_rules({name: 0}, value)
+    assert _probe_rules.broken_rules({name: 0}, value)
 
 
 @pytest.mark.parametrize(
@@ -123,23 +123,23 @@ def test_what_is_no_finite_number_never_passes_a_limit(name: str, value: Any) ->
         ("status", "healthy"),
         ("checks.database", "ok"),
         ("data.0.delta", 0.5),
-        ("data.1.delta", _probe._MISSING),
-        ("data.x", _probe._MISSING),
-        ("data.-1", _probe._MISSING),
-        ("status.x", _probe._MISSING),
+        ("data.1.delta", _probe_rules.MISSING),
+        ("data.x", _probe_rules.MISSING),
+        ("data.-1", _probe_rules.MISSING),
+        ("status.x", _probe_rules.MISSING),
         (r"with\.dot", 1),
-        ("with.dot", _probe._MISSING),
+        ("with.dot", _probe_rules.MISSING),
         ("nothing", None),
         ("0", "digit key"),
     ],
 )
 def test_lookup(path: str, value: Any) -> None:
     document = {"status": "healthy", "checks": {"database": "ok"}, "data": [{"delta": 0.5}], "with.dot": 1, "nothing": None, "0": "digit key"}
-    assert _probe.lookup(document, path) == value if value is not _probe._MISSING else _probe.lookup(document, path) is value
+    assert _probe_rules.lookup(document, path) == value if value is not _probe_rules.MISSING else _probe_rules.lookup(document, path) is value
 
 
 def test_whole_document() -> None:
-    assert _probe.lookup([1], "$") == [1] and _probe.lookup([1], "") == [1]
+    assert _probe_rules.lookup([1], "$") == [1] and _probe_rules.lookup([1], "") == [1]
 
 
 @pytest.mark.parametrize(
@@ -161,21 +161,21 @@ def test_whole_document() -> None:
     ],
 )
 def test_subset(expected: Any, seen: Any, fits: bool) -> None:
-    assert _probe.subset(expected, seen) is fits
+    assert _probe_rules.subset(expected, seen) is fits
 
 
 # --- latency
 
 
 def test_percentiles_by_nearest_rank() -> None:
-    assert _probe.percentiles([number / 1000 for number in range(1, 101)]) == {"min": 1.0, "median": 50.5, "p99": 99.0, "max": 100.0}
-    assert _probe.percentiles([0.002]) == {"min": 2.0, "median": 2.0, "p99": 2.0, "max": 2.0}
-    assert _probe.percentiles([]) == {"min": None, "median": None, "p99": None, "max": None}
+    assert _probe_verdict.percentiles([number / 1000 for number in range(1, 101)]) == {"min": 1.0, "median": 50.5, "p99": 99.0, "max": 100.0}
+    assert _probe_verdict.percentiles([0.002]) == {"min": 2.0, "median": 2.0, "p99": 2.0, "max": 2.0}
+    assert _probe_verdict.percentiles([]) == {"min": None, "median": None, "p99": None, "max": None}
 
 
 @given(st.lists(st.floats(min_value=0, max_value=100), min_size=1, max_size=300))
 def test_percentiles_are_ordered(values: list[float]) -> None:
-    found = _probe.percentiles(values)
+    found = _probe_verdict.percentiles(values)
     assert found["min"] <= found["median"] <= found["max"] and found["min"] <= found["p99"] <= found["max"]
 
 
@@ -184,7 +184,7 @@ def test_percentiles_are_ordered(values: list[float]) -> None:
 
 def test_answer_that_keeps_all_rules_passes() -> None:
     wanted = check(json={"status": "healthy", "price": {"above": 0}}, contains="healthy", header={"X-Signal-Version": "v2"}, latency_below_ms=50)
-    result = _probe.judge_http(wanted, [answer({"status": "healthy", "price": 3}, headers={"x-signal-version": "v2"})])
+    result = _probe_verdict.judge_http(wanted, [answer({"status": "healthy", "price": 3}, headers={"x-signal-version": "v2"})])
     assert result["ok"] and result["status"] == 200 and result["problems"] == []
     assert result["latency_ms"] == {"min": 10.0, "median": 10.0, "p99": 10.0, "max": 10.0}
 
@@ -206,22 +206,22 @@ def test_answer_that_keeps_all_rules_passes() -> None:
         ({"header": {"x-v": {"exists": True}}}, answer(), "header x-v", "nothing"),
         ({"latency_below_ms": 10}, answer(seconds=0.010), "latency_below_ms", "p99 10 ms (median 10 ms)"),
         ({}, answer(status=0, error="Connection refused"), "connection", "Connection refused"),
-        ({"contains": "x"}, answer(b"x" * (_probe.MAX_BODY_BYTES + 1)), "body", f"more than {_probe.MAX_BODY_BYTES} bytes"),
+        ({"contains": "x"}, answer(b"x" * (_probe_verdict.MAX_BODY_BYTES + 1)), "body", f"more than {_probe_verdict.MAX_BODY_BYTES} bytes"),
     ],
 )
-def test_each_broken_rule_is_named(options: dict[str, Any], reply: _probe.Answer, rule: str, seen: str) -> None:
-    assert problems(_probe.judge_http(check(**options), [reply])) == {rule: seen}
+def test_each_broken_rule_is_named(options: dict[str, Any], reply: _probe_verdict.Answer, rule: str, seen: str) -> None:
+    assert problems(_probe_verdict.judge_http(check(**options), [reply])) == {rule: seen}
 
 
 def test_all_problems_of_a_check_are_reported() -> None:
     wanted = check(json={"a": 1, "b": 2}, contains="x", header={"h": "1"}, latency_below_ms=1)
-    found = problems(_probe.judge_http(wanted, [answer({"a": 0}, status=500)]))
+    found = problems(_probe_verdict.judge_http(wanted, [answer({"a": 0}, status=500)]))
     assert list(found) == ["status", "header h", "contains", "json a", "json b", "latency_below_ms"]
 
 
 def test_repeated_calls_are_counted_in_the_message() -> None:
     answers = [answer({"s": "ok"}), answer({"s": "bad"}), answer({"s": "worse"}), answer(error="cut", status=0)]
-    result = _probe.judge_http(check(json={"s": "ok"}, repeat=4), answers)
+    result = _probe_verdict.judge_http(check(json={"s": "ok"}, repeat=4), answers)
     assert [item["message"] for item in result["problems"]] == [
         'json s: "bad" in 2 of 4 calls, expected "ok"',
         "connection: cut in 1 of 4 calls, expected an HTTP answer",
@@ -230,18 +230,18 @@ def test_repeated_calls_are_counted_in_the_message() -> None:
 
 
 def test_limit_without_any_measurement_does_not_pass() -> None:
-    found = problems(_probe.judge_http(check(latency_below_ms=100), [answer(status=0, error="refused")]))
+    found = problems(_probe_verdict.judge_http(check(latency_below_ms=100), [answer(status=0, error="refused")]))
     assert found == {"connection": "refused", "latency_below_ms": "no measurement"}
 
 
 def test_foreign_text_is_shown_as_one_printable_line() -> None:
     reply = answer(b"\x1b[31mred\n{{ lookup('pipe', 'id') }}\x00" + b"y" * 1000, status=500)
-    seen = problems(_probe.judge_http(check(), [reply]))["status"]
+    seen = problems(_probe_verdict.judge_http(check(), [reply]))["status"]
     assert seen.isprintable() and len(seen) < 200 and "{{ lookup('pipe', 'id') }}" in seen
 
 
-def dialogue(**fields: Any) -> _probe.Dialogue:
-    return _probe.Dialogue(**{"status": 101, "seconds": 0.005, **fields})
+def dialogue(**fields: Any) -> _probe_verdict.Dialogue:
+    return _probe_verdict.Dialogue(**{"status": 101, "seconds": 0.005, **fields})
 
 
 WS = {"expect": [{"type": "hello"}, {"type": "greeks"}], "round_trips": 2, "latency_below_ms": 50}
@@ -262,19 +262,19 @@ WS = {"expect": [{"type": "hello"}, {"type": "greeks"}], "round_trips": 2, "late
         (dialogue(matched=2, round_trips=[0.01, 0.05]), "websocket.latency_below_ms", "p99 50 ms (median 30 ms)"),
     ],
 )
-def test_each_broken_promise_of_a_websocket_is_named(talk: _probe.Dialogue, rule: str, seen: str) -> None:
-    found = problems(_probe.judge_websocket(check(websocket=WS), [talk]))
+def test_each_broken_promise_of_a_websocket_is_named(talk: _probe_verdict.Dialogue, rule: str, seen: str) -> None:
+    found = problems(_probe_verdict.judge_websocket(check(websocket=WS), [talk]))
     assert found[rule] == seen
     assert set(found) <= {rule, "websocket.latency_below_ms"}
 
 
 def test_websocket_that_breaks_while_sending_does_not_pass() -> None:
-    found = problems(_probe.judge_websocket(check(websocket={"send": ["x"]}), [dialogue(error="Broken pipe")]))
+    found = problems(_probe_verdict.judge_websocket(check(websocket={"send": ["x"]}), [dialogue(error="Broken pipe")]))
     assert found == {"websocket": "Broken pipe"}
 
 
 def test_websocket_that_keeps_its_promises_passes() -> None:
-    result = _probe.judge_websocket(check(websocket=WS, latency_below_ms=20), [dialogue(matched=2, round_trips=[0.01, 0.02])])
+    result = _probe_verdict.judge_websocket(check(websocket=WS, latency_below_ms=20), [dialogue(matched=2, round_trips=[0.01, 0.02])])
     assert result["ok"] and result["status"] == 101 and result["latency_ms"]["max"] == 20.0
 
 
@@ -329,7 +329,7 @@ def test_websocket_that_keeps_its_promises_passes() -> None:
 )
 def test_unusable_option_is_named(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RolloutError) as refused:
-        _probe.Plan(params(**options))
+        _probe_plan.Plan(params(**options))
     assert sentence in refused.value.message
     assert "hunter2hunter2" not in refused.value.message
 
@@ -346,7 +346,7 @@ def test_unusable_option_is_named(options: dict[str, Any], sentence: str) -> Non
     ],
 )
 def test_url_of_a_check(base: str, path: str, web_socket: dict[str, Any] | None, url: str) -> None:
-    plan = _probe.Plan(params(base_url=base, checks=[{"name": "a", "path": path, **({} if web_socket is None else {"websocket": web_socket})}]))
+    plan = _probe_plan.Plan(params(base_url=base, checks=[{"name": "a", "path": path, **({} if web_socket is None else {"websocket": web_socket})}]))
     assert plan.url(plan.checks[0]) == url
 
 
@@ -369,7 +369,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.5)
             self.reply(200, b"late")
         elif route == "/big":
-            self.reply(200, b"x" * (_probe.MAX_BODY_BYTES + 100_000))
+            self.reply(200, b"x" * (_probe_verdict.MAX_BODY_BYTES + 100_000))
         elif route == "/drip":
             self.send_response(200)
             self.send_header("Content-Length", "1000")
