@@ -94,7 +94,7 @@ SECTIONS: tuple[Section, ...] = (
     Section("step_2", "Deployment Phase", "Step 2: Configuration Updates (15 minutes)", (
         Item("step_2.configmaps", "Update ConfigMaps", "configuration", "configmap"),
         Item("step_2.secrets", "Update Secrets", "configuration", "secret"),
-        Item("step_2.environment", "Verify environment variables"),
+        Item("step_2.environment", "Verify environment variables", "", KEPT, fallback=True),
     )),
     Section("step_3", "Deployment Phase", "Step 3: Blue-Green Deployment (45 minutes)", (
         Item("step_3.green", "Deploy new version (green)", "blue_green", "done"),
@@ -261,6 +261,7 @@ _KEPT_WORDS = {
     "dependencies.instrument": ("service_contract", "its version is in the declared range, and its answers have the fields that the release reads"),
     "dependencies.ticker": ("service_contract", "its version is in the declared range, and its answers have the fields that the release reads"),
     "dependencies.subscription": ("service_contract", "its quotas are those that the release needs"),
+    "step_2.environment": ("environment_check", "the processes of all new pods have the declared variables with the declared values"),
     "dependencies.mesh": ("preflight_check", "gateways, subsets, labels and TLS fit, and the mesh accepts a new weight on trial"),
     "infrastructure.redis": ("redis_check", "reachable, topology, memory policy, persistence and latency within their limits"),
     "infrastructure.dashboards": ("role monitoring", "the three dashboards exist, and every panel's query has data"),
