@@ -38,6 +38,8 @@ KNOBS = {
     "crash-loop": Knob("crash", "1", "0 or 1", 0, 1),
     "unready": Knob("unready", "1", "0 or 1", 0, 1),
     "memory-leak": Knob("leak_mb_per_s", "20", "MiB per second", 0, 1024),
+    "memory-pressure": Knob("held_mb", "140", "MiB that are held", 0, 65536),
+    "disk-full": Knob("disk_percent", "95", "percent of the pod's /dev/shm", 0, 99),
 }
 # name: (namespace, Deployment)
 SCALED = {

@@ -288,6 +288,8 @@ class Cluster:
     def forget_metrics(self) -> None:
         """Delete the service's and the gateways' series, so that no query of the next test sees this one's samples."""
         matches = "&".join("match[]=" + urllib.parse.quote(f'{{job="{job}"}}') for job in ("signal-service", "gateway", "kubelet"))
+        # The alerts that those series made fire belong to the earlier test too.
+        matches += "&match[]=ALERTS&match[]=ALERTS_FOR_STATE"
         request = urllib.request.Request(f"{settings.PROMETHEUS_URL}/api/v1/admin/tsdb/delete_series?{matches}", method="POST", data=b"")
         try:
             _opener.open(request, timeout=5).close()

@@ -19,7 +19,7 @@ def main() -> int:
         print(f"signal-service: {error}", file=sys.stderr)
         return 2
     # Before the heavy imports: a crash loop should crash at once.
-    knobs.Knobs(settings.knobs_dir, settings.leak_cap_mb).refresh()
+    knobs.Knobs(settings.knobs_dir, settings.leak_cap_mb, settings.disk_dir).refresh()
     logs.configure(settings.version, settings.log_level)
     from .server import build
     from .web import Service

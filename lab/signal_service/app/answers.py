@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 
@@ -87,8 +88,10 @@ class Answers:
     def tick(self, text: str, at: datetime) -> dict[str, object]:
         """Value one option for a subscription, past the cache: a stream must not repeat an old value."""
         key, under = self.option(text)
-        self._metrics.computations["tick"].inc()
-        return {"type": "greeks", "instrument": str(key), **self._body(value_option(under, key, at), at)}
+        started = time.perf_counter()
+        value = value_option(under, key, at)
+        self._metrics.computed("tick", started)
+        return {"type": "greeks", "instrument": str(key), **self._body(value, at)}
 
     async def realtime(self, text: str) -> tuple[bytes, bool]:
         """Return the Greeks of one option now, and whether they came from the cache."""
@@ -96,8 +99,9 @@ class Answers:
 
         async def compute() -> bytes:
             at = datetime.now(timezone.utc)
+            started = time.perf_counter()
             value = value_option(under, key, at)
-            self._metrics.computations["greeks"].inc()
+            self._metrics.computed("greeks", started)
             if self._settings.is_v2:
                 self._storage.queue("signal_greeks", (at, str(key), *self._row(value)))
             return dumps({"instrument": str(key), **self._body(value, at)})
@@ -116,11 +120,12 @@ class Answers:
 
         async def compute() -> bytes:
             at = datetime.now(timezone.utc)
+            started = time.perf_counter()
             try:
                 value = value_moneyness(under, moneyness, option_type == "CALL", at)
             except PricingError as error:
                 raise RequestError(422, str(error)) from error
-            self._metrics.computations["moneyness"].inc()
+            self._metrics.computed("moneyness", started)
             self._storage.queue("signal_moneyness_greeks", (at, under.name, moneyness.name, option_type, *self._row(value)))
             return dumps(
                 {
@@ -165,8 +170,9 @@ class Answers:
             for bucket, spot in ticks:
                 if bucket in points:
                     continue
+                started = time.perf_counter()
                 value = value_option(under, key, bucket, spot)
-                self._metrics.computations["historical"].inc()
+                self._metrics.computed("historical", started)
                 body = self._body(value, bucket)
                 points[bucket] = {
                     "time": stamp(bucket),

@@ -36,6 +36,7 @@ class Settings:
     max_timeframe_minutes: int
     knobs_dir: str
     leak_cap_mb: float
+    disk_dir: str
     log_level: str
 
     @property
@@ -101,5 +102,6 @@ def load(env: Mapping[str, str] | None = None) -> Settings:
         max_timeframe_minutes=int(_number(env, "MAX_TIMEFRAME_MINUTES", 10080, 1, 525600)),
         knobs_dir=env.get("KNOBS_DIR", "/knobs"),
         leak_cap_mb=_number(env, "LEAK_CAP_MB", 1024, 1, 65536),
+        disk_dir=env.get("DISK_DIR", "/dev/shm"),
         log_level=env.get("LOG_LEVEL", "INFO").upper(),
     )

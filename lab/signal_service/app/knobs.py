@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -28,6 +29,8 @@ class Values:
     crash: bool = False
     unready: bool = False
     leak_mb_per_s: float = 0.0
+    held_mb: float = 0.0
+    disk_percent: float = 0.0
 
 
 def _text(folder: Path, name: str) -> str:
@@ -57,18 +60,25 @@ def read(folder: str) -> Values:
         crash=_text(path, "crash") not in _OFF,
         unready=_text(path, "unready") not in _OFF,
         leak_mb_per_s=_number(path, "leak_mb_per_s", 1024.0),
+        held_mb=_number(path, "held_mb", 65536.0),
+        disk_percent=_number(path, "disk_percent", 99.0),
     )
 
 
 class Knobs:
-    """Keeps ``values`` up to date and carries out the two knobs that act on the process itself."""
+    """Keeps ``values`` up to date and carries out the knobs that act on the process and its disk."""
 
-    def __init__(self, folder: str, leak_cap_mb: float) -> None:
+    def __init__(self, folder: str, leak_cap_mb: float, disk_dir: str) -> None:
         self._folder = folder
         self._leak_cap_mb = leak_cap_mb
         self._leaked: list[bytearray] = []
         self._leak_debt_mb = 0.0
+        self._held: list[bytearray] = []
+        self._filler = Path(disk_dir) / f"signal-filler-{os.getpid()}"
         self.values = Values()
+        # What a container that was killed has left to its successor.
+        with contextlib.suppress(OSError):
+            self._filler.unlink(missing_ok=True)
 
     def refresh(self) -> None:
         """Read the folder once. With ``crash`` set the process ends here, with exit code 1 and no clean-up."""
@@ -79,6 +89,8 @@ class Knobs:
         if values != self.values:
             log.warning("knobs changed", extra={"knobs": repr(values)})
             self.values = values
+            self._hold()
+            self._fill()
 
     async def run(self) -> None:
         """Refresh for ever."""
@@ -86,6 +98,21 @@ class Knobs:
             self.refresh()
             self._leak(POLL_SECONDS)
             await asyncio.sleep(POLL_SECONDS)
+
+    def _hold(self) -> None:
+        self._held = [bytearray(b"\x01") * (1 << 20) for _block in range(int(self.values.held_mb))]
+
+    def _fill(self) -> None:
+        """Fill the file system to the wanted share, with a file that goes when the knob is off."""
+        try:
+            self._filler.unlink(missing_ok=True)
+            found = os.statvfs(self._filler.parent)
+            blocks = int(found.f_blocks * self.values.disk_percent / 100.0) - (found.f_blocks - found.f_bfree)
+            if self.values.disk_percent and blocks > 0:
+                with self._filler.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, blocks * found.f_frsize)
+        except OSError as error:
+            log.error("the disk knob failed", extra={"error_type": type(error).__name__})
 
     def _leak(self, seconds: float) -> None:
         if self.values.leak_mb_per_s <= 0.0:

@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Callable, Iterable
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
 _WEBSOCKET_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_COMPUTATION_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+_USER_SECONDS = 300.0
+_USERS_KEPT = 10_000
 _QUERY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 QUERIES = ("health", "instruments", "history", "write")
 COMPUTATIONS = ("greeks", "moneyness", "historical", "tick")
@@ -58,6 +63,10 @@ class Metrics:
         self.cache_misses = counter("signal_cache_misses", "Answers that had to be computed.")
         computations = Counter("signal_computations", "Valuations of one option.", ("kind", "version"))
         self.computations = {kind: computations.labels(kind, version) for kind in COMPUTATIONS}
+        durations = Histogram("signal_computation_seconds", "Time of one valuation.", ("kind", "version"), buckets=_COMPUTATION_BUCKETS)
+        self._computation_seconds = {kind: durations.labels(kind, version) for kind in COMPUTATIONS}
+        self._users: dict[str, float] = {}
+        gauge("signal_active_users", "Clients that have asked within five minutes.").set_function(self._active_users)
         self.active_subscriptions = gauge("signal_active_subscriptions", "Instruments subscribed to, over all clients.")
         self.websocket_connections = gauge("signal_websocket_connections", "Open WebSocket connections.")
         queries = Histogram("signal_db_query_seconds", "Time of one database query.", ("query", "version"), buckets=_QUERY_BUCKETS)
@@ -65,6 +74,37 @@ class Metrics:
         self.db_errors = counter("signal_db_errors", "Database operations that failed.")
         self.redis_errors = counter("signal_redis_errors", "Redis operations that failed.")
         self.rows_dropped = counter("signal_rows_dropped", "Rows given up because the write queue was full.")
+
+    def watch_disk(self, folder: str) -> None:
+        """Report the size of the file system that holds ``folder``, and what is free of it."""
+
+        def reader(part: str) -> Callable[[], float]:
+            def read() -> float:
+                try:
+                    found = os.statvfs(folder)
+                except OSError:
+                    return float("nan")
+                return float(found.f_frsize * getattr(found, part))
+
+            return read
+
+        for name, text, part in (("size", "Size of the file system.", "f_blocks"), ("free", "Free space of the file system.", "f_bavail")):
+            Gauge(f"signal_disk_{name}_bytes", text, ("folder", "version")).labels(folder, self._version).set_function(reader(part))
+
+    def computed(self, kind: str, started: float) -> None:
+        """Count one valuation that began at ``started`` of the performance counter."""
+        self.computations[kind].inc()
+        self._computation_seconds[kind].observe(time.perf_counter() - started)
+
+    def seen(self, user: str) -> None:
+        """Note that this client is active. Bounded: clients that make up names must not grow our memory."""
+        if user in self._users or len(self._users) < _USERS_KEPT:
+            self._users[user] = time.monotonic()
+
+    def _active_users(self) -> float:
+        oldest = time.monotonic() - _USER_SECONDS
+        self._users = {user: moment for user, moment in self._users.items() if moment >= oldest}
+        return float(len(self._users))
 
     def _request_child(self, endpoint: str, method: str, code: int) -> Counter:
         child = self._requests.labels(endpoint, method, str(code), self._version)

@@ -51,7 +51,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.knobs = Knobs(settings.knobs_dir, settings.leak_cap_mb)
+        self.knobs = Knobs(settings.knobs_dir, settings.leak_cap_mb, settings.disk_dir)
         self.started = time.time()
         versions = ("v1", "v2") if settings.is_v2 else ("v1",)
         endpoints = [
@@ -66,6 +66,7 @@ class Service:
         if settings.is_v2:
             endpoints.append(("GET", "/api/v2/realtime/moneyness/{underlying}/greeks/{moneyness}"))
         self.metrics = Metrics(settings.version, endpoints)
+        self.metrics.watch_disk(settings.disk_dir)
         self.storage = Storage(settings, self.metrics)
         self.cache = Cache(settings.redis_url, settings.version, self.metrics)
         self.answers = Answers(settings, self.storage, self.cache, self.metrics)
@@ -253,6 +254,7 @@ class Service:
             await self.app(scope, receive, versioned)
             return
         started = time.perf_counter()
+        self.metrics.seen(_client(scope))
         code = 0
 
         async def watched(message: Message) -> None:
@@ -292,6 +294,14 @@ def _stop_if_failed(task: asyncio.Task[None]) -> None:
     if error is not None:
         log.critical("a background task failed, stopping", exc_info=error, extra={"error_type": type(error).__name__})
         signal.raise_signal(signal.SIGTERM)
+
+
+def _client(scope: Scope) -> str:
+    """Return what tells this client from others: the address that the gateway saw, or that of the connection."""
+    for name, value in scope["headers"]:
+        if name == b"x-forwarded-for":
+            return value.split(b",", 1)[0].strip()[:64].decode("latin-1")
+    return scope["client"][0] if scope.get("client") else ""
 
 
 def _json(body: bytes, code: int = 200) -> Response:

@@ -83,6 +83,8 @@ def test_no_knobs_folder_means_no_fault(tmp_path):
         ("crash", " False ", Values()),
         ("crash", "", Values()),
         ("unready", "yes", Values(unready=True)),
+        ("held_mb", "150", Values(held_mb=150.0)),
+        ("disk_percent", "250", Values(disk_percent=99.0)),
         ("leak_mb_per_s", "2.5", Values(leak_mb_per_s=2.5)),
     ],
 )
@@ -92,7 +94,7 @@ def test_knobs(tmp_path, name, content, values):
 
 
 def test_knobs_follow_their_files(tmp_path):
-    knobs = Knobs(str(tmp_path), 64.0)
+    knobs = Knobs(str(tmp_path), 64.0, str(tmp_path))
     knobs.refresh()
     assert knobs.values.error_ratio == 0.0
     (tmp_path / "error_ratio").write_text("0.5")
