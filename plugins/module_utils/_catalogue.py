@@ -74,7 +74,7 @@ SECTIONS: tuple[Section, ...] = (
         Item("infrastructure.migrations_tested", "Database migrations tested"),
         Item("infrastructure.redis", "Redis cluster ready", "", KEPT),
         Item("infrastructure.dashboards", "Monitoring dashboards created", "", KEPT, fallback=True),
-        Item("infrastructure.alert_rules", "Alert rules configured"),
+        Item("infrastructure.alert_rules", "Alert rules configured", "", KEPT),
         Item("infrastructure.backups", "Backup procedures verified"),
     )),
     Section("dependencies", "Pre-Deployment Phase", "Dependencies", (
@@ -123,18 +123,18 @@ SECTIONS: tuple[Section, ...] = (
         Item("step_5.configmaps", "Clean up old ConfigMaps", "cleanup", "removed ConfigMap"),
     )),
     Section("dashboards", "Monitoring Checklist", "Dashboards to Monitor", (
-        Item("dashboards.overview", "Service Overview Dashboard"),
-        Item("dashboards.performance", "Performance Dashboard"),
-        Item("dashboards.business", "Business Metrics Dashboard"),
+        Item("dashboards.overview", "Service Overview Dashboard", "", KEPT, fallback=True),
+        Item("dashboards.performance", "Performance Dashboard", "", KEPT, fallback=True),
+        Item("dashboards.business", "Business Metrics Dashboard", "", KEPT, fallback=True),
     )),
     Section("alerts", "Monitoring Checklist", "Key Alerts to Watch", (
-        Item("alerts.error_rate", "High error rate (>1%)"),
-        Item("alerts.latency", "High latency (p99 > 500ms)"),
-        Item("alerts.restarts", "Pod restarts"),
-        Item("alerts.database", "Database connection failures"),
-        Item("alerts.redis", "Redis connection issues"),
-        Item("alerts.memory", "Memory pressure"),
-        Item("alerts.disk", "Disk space warnings"),
+        Item("alerts.error_rate", "High error rate (>1%)", "", KEPT),
+        Item("alerts.latency", "High latency (p99 > 500ms)", "", KEPT),
+        Item("alerts.restarts", "Pod restarts", "", KEPT),
+        Item("alerts.database", "Database connection failures", "", KEPT),
+        Item("alerts.redis", "Redis connection issues", "", KEPT),
+        Item("alerts.memory", "Memory pressure", "", KEPT),
+        Item("alerts.disk", "Disk space warnings", "", KEPT),
     )),
     Section("communication_before", "Communication Plan", "Pre-Deployment", (
         Item("communication_before.t_24h", "T-24h: Send deployment notification to stakeholders"),
@@ -264,5 +264,14 @@ _KEPT_WORDS = {
     "step_2.environment": ("environment_check", "the processes of all new pods have the declared variables with the declared values"),
     "dependencies.mesh": ("preflight_check", "gateways, subsets, labels and TLS fit, and the mesh accepts a new weight on trial"),
     "infrastructure.redis": ("redis_check", "reachable, topology, memory policy, persistence and latency within their limits"),
-    "infrastructure.dashboards": ("role monitoring", "the three dashboards exist, and every panel's query has data"),
+    "infrastructure.dashboards": ("role monitoring", "the three dashboards exist with the document's panels, and every query finds series"),
+    "infrastructure.alert_rules": ("role monitoring", "all seven alerts are loaded with their expressions, healthy, and measure what exists"),
+    **dict.fromkeys(
+        ("dashboards.overview", "dashboards.performance", "dashboards.business"),
+        ("role monitoring", "every panel shows a number at the end of the release"),
+    ),
+    **dict.fromkeys(
+        ("alerts.error_rate", "alerts.latency", "alerts.restarts", "alerts.database", "alerts.redis", "alerts.memory", "alerts.disk"),
+        ("role monitoring", "the alert was loaded as written, its query gave a number in 90 % of the release, and it did not fire"),
+    ),
 }
