@@ -137,9 +137,9 @@ SECTIONS: tuple[Section, ...] = (
         Item("alerts.disk", "Disk space warnings", "", KEPT),
     )),
     Section("communication_before", "Communication Plan", "Pre-Deployment", (
-        Item("communication_before.t_24h", "T-24h: Send deployment notification to stakeholders"),
-        Item("communication_before.t_2h", "T-2h: Send reminder with maintenance window"),
-        Item("communication_before.t_30m", "T-30m: Post in #platform-status channel"),
+        Item("communication_before.t_24h", "T-24h: Send deployment notification to stakeholders", "", "message t_24h"),
+        Item("communication_before.t_2h", "T-2h: Send reminder with maintenance window", "", "message t_2h"),
+        Item("communication_before.t_30m", "T-30m: Post in #platform-status channel", "", "message t_30m"),
     )),
     Section("communication_during", "Communication Plan", "During Deployment", (
         Item("communication_during.start", "Start: Post deployment start in #platform-status", "", "message start"),
@@ -148,8 +148,8 @@ SECTIONS: tuple[Section, ...] = (
     )),
     Section("communication_after", "Communication Plan", "Post-Deployment", (
         Item("communication_after.completion", "Completion: Announce successful deployment", "", "message completion"),
-        Item("communication_after.metrics", "Metrics: Share performance improvements"),
-        Item("communication_after.documentation", "Documentation: Share updated API docs link"),
+        Item("communication_after.metrics", "Metrics: Share performance improvements", "", "message metrics"),
+        Item("communication_after.documentation", "Documentation: Share updated API docs link", "", "message documentation"),
     )),
     Section("technical", "Success Criteria", "Technical Metrics", (
         Item("technical.health", "All health checks passing", "verification", "check"),

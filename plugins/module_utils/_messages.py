@@ -126,18 +126,14 @@ def with_events(ledgers: Mapping[str, Any], version: str, plan_hash: str, events
     return {"releases": [*others, {"version": version, "plan_hash": plan_hash, "events": dict(newest)}][-_RELEASES:]}
 
 
-def words(event: str, entry: Mapping[str, Any]) -> str:
-    """Return how a message stands, in one line."""
-    counts = {state: sum(target.get("state") == state for target in (entry.get("targets") or {}).values()) for state in (DELIVERED, REFUSED, UNCERTAIN)}
-    if entry.get("state") == DONE or (entry.get("state") == SENDING and counts[UNCERTAIN]):
-        told = ", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no target"
-        return f"{event}: {told} at {entry.get('time')}"
-    return f"{event}: {entry.get('state')} by {entry.get('by')} at {entry.get('time')}"
-
-
-def is_sent(entry: Mapping[str, Any]) -> bool:
-    """Whether somebody has certainly been told."""
-    return any(target.get("state") == DELIVERED for target in (entry.get("targets") or {}).values())
+def with_messages(record: Mapping[str, Any], document: dict[str, Any] | None, version: str, plan_hash: str | None) -> dict[str, Any]:
+    """Return the record with every message of its release that somebody has certainly had, also those sent before it began."""
+    told = list(record.get("messages") or [])
+    for event, entry in events_of(_record.kept(document, KEY), version, plan_hash).items():
+        counts = not entry.get("deployment") or entry.get("occasion") == record.get("id")
+        if counts and event not in told and any(target.get("state") == DELIVERED for target in (entry.get("targets") or {}).values()):
+            told.append(event)
+    return {**record, "messages": told}
 
 
 # ------------------------------------------------------------------------------------------------ the ledger
@@ -156,6 +152,7 @@ class Ledger:
         self.claim = uuid.uuid4().hex
         self._seconds = seconds
         self._plan, self._occasion = params.get("plan"), params.get("occasion")
+        self._of_deployment = self._occasion is None
         self._path = _kube.path_of("", "v1", "configmaps", self.namespace, _record.record_name(self.service))
 
     def look(self) -> Decision:
@@ -203,7 +200,7 @@ class Ledger:
                 targets[str(index)] = {"service": "", "state": UNCERTAIN, "reason": reason, "time": _events.now()}
         entry = {
             "occasion": self._occasion, "state": CLAIMED if decision.todo else DONE, "by": self.by, "claim": self.claim, "time": _events.now(),
-            "seconds": self._seconds, "pending": decision.todo, "targets": targets,
+            "seconds": self._seconds, "pending": decision.todo, "targets": targets, "deployment": self._of_deployment,
         }
         if decision.taken_over_from:
             entry["taken_over_from"] = decision.taken_over_from

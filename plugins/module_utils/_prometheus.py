@@ -118,10 +118,12 @@ class Prometheus:
         user = (params["prometheus_user"], params["prometheus_password"]) if params.get("prometheus_user") else None
         self._client = HttpClient(_tls(params), self._secrets, user)
 
-    def read(self, query: str, timeout: float | None = None) -> Reading:
-        """Return the one number that ``query`` gives now, within ``timeout`` seconds. Never raises: trouble is a reading too."""
+    def read(self, query: str, timeout: float | None = None, at: float | None = None) -> Reading:
+        """Return the one number that ``query`` gives now, or gave ``at`` a unix time. Never raises: trouble is a reading too."""
         # Thanos leaves out stores that fail unless it is told not to; others do not know the parameter.
         asked = {"query": query, "timeout": as_duration(timeout or self.timeout), "partial_response": "false"}
+        if at is not None:
+            asked["time"] = f"{at:.3f}"
         try:
             return interpret(self.ask("/api/v1/query", asked, timeout))
         except PrometheusError as error:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.signal.rollout.plugins.module_utils import _catalogue, _checklist, _events, _kube, _record
+from ansible_collections.signal.rollout.plugins.module_utils import _catalogue, _checklist, _events, _kube, _messages, _record
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 
@@ -127,6 +127,7 @@ class Checklist:
         plan_hash = self.plan_hash or own.get("plan_hash")
         if own.get("plan_hash") != plan_hash:
             own = {}
+        own = _messages.with_messages(own, document, self.params["version"], plan_hash)
         before = valid(_record.kept(document, KEY), self.params["version"], plan_hash)
         state = self.params["state"]
         if state in ("shown", "required"):

@@ -141,11 +141,25 @@ def _broken(rule: dict[str, Any], value: Any, values: dict[str, Any]) -> list[st
         broken.append(f"expected another value than {rule['differs_from']} has")
     if "one_of_variable" in rule and value not in (values.get(rule["one_of_variable"]) or [value]):
         broken.append(f"expected one of {rule['one_of_variable']} = {', '.join(map(str, values[rule['one_of_variable']]))}")
+    if "contacts" in rule and values.get("rollout_environment") in rule["contacts"]["environments"]:
+        broken += _broken_contacts(rule["contacts"]["roles"], numbers)
     if "at_least_variable" in rule:
         other = rule["at_least_variable"]
         bound = values.get(other["name"])
         if bound is not None and value < bound * other.get("times", 1):
             broken.append(f"expected at least {other.get('times', 1)} x {other['name']} = {bound * other.get('times', 1)}")
+    return broken
+
+
+def _broken_contacts(roles: list[str], contacts: list[Any]) -> list[str]:
+    """Each role needs somebody who can be reached: a placeholder is nobody."""
+    entries = [{key: str(value).strip() for key, value in contact.items()} for contact in contacts if isinstance(contact, dict)]
+    known = {entry.get("role", ""): entry for entry in entries}
+    broken = [f"expected a contact with role {role}" for role in roles if role not in known]
+    for role, entry in known.items():
+        empty = [key for key in ("name", "contact") if not entry.get(key) or entry[key].lower() in ("tbd", "todo", "email/phone", "n/a", "?")]
+        if empty:
+            broken.append(f"expected {' and '.join(empty)} of {role or 'a contact without role'} instead of a placeholder")
     return broken
 
 

@@ -55,7 +55,7 @@ CHECKS = [
 COMPLETE: dict[str, Any] = {
     "version": "v2",
     "finished": "2026-11-24T14:00:00Z",
-    "messages": ["start", "milestone:10 %", "completion"],
+    "messages": ["t_24h", "t_2h", "t_30m", "metrics", "documentation", "start", "milestone:10 %", "completion"],
     "steps": {
         "database_migration": step(
             **{"from": "a1", "to": "b2"}, verdict="pass", timescaledb="2.19.3", tables=["signal_greeks"],

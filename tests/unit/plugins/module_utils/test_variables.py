@@ -104,3 +104,21 @@ def test_version_that_lost_its_quotes_on_the_way_is_refused(arrived: Any) -> Non
 
 def test_version_that_is_text_passes() -> None:
     assert _variables.check_text({"rollout_version": {"text": True}}, {"rollout_version": "0123", "canary_until": 10}) == []
+
+
+CONTACTS = {"contacts": {"environments": ["production"], "roles": ["Service Owner", "DevOps Lead"]}}
+REACHABLE = [{"role": "Service Owner", "name": "Ann", "contact": "+49 30 1"}, {"role": "DevOps Lead", "name": "Bob", "contact": "bob@example.com"}]
+
+
+@pytest.mark.parametrize(
+    ("contacts", "environment", "words"),
+    [
+        (REACHABLE, "production", ""),
+        (REACHABLE[:1], "production", "role DevOps Lead"),
+        ([*REACHABLE[:1], {"role": "DevOps Lead", "name": "TBD", "contact": "email/phone"}], "production", "name and contact of DevOps Lead"),
+        (REACHABLE[:1], "lab", ""),
+    ],
+)
+def test_every_emergency_contact_is_somebody_in_production(contacts: list[dict[str, str]], environment: str, words: str) -> None:
+    problems = _variables.check_rules({"rollout_contacts": CONTACTS}, {"rollout_contacts": contacts, "rollout_environment": environment}, {})
+    assert (words in str(problems[0]) if words else not problems)
