@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -326,6 +326,24 @@ def _shown(node: _redis_rules.Node) -> dict[str, Any]:
         "lookups": lookups,
         "ping_p50_ms": _rounded(_redis_rules.percentile(node.pings, 50)),
         "ping_p99_ms": _rounded(_redis_rules.percentile(node.pings, 99)),
+        "totals": _totals(info),
+    }
+
+
+def _totals(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a server has counted since it started, and what it holds."""
+    spaces = [space for name, space in info.items() if re.fullmatch(r"db\d+", str(name)) and isinstance(space, Mapping)]
+    expiring = sum(int(_redis_rules.number(space, "expires")) for space in spaces)
+    lives = sum(_redis_rules.number(space, "avg_ttl") * _redis_rules.number(space, "expires") for space in spaces)
+    return {
+        "uptime_seconds": int(_redis_rules.number(info, "uptime_in_seconds")),
+        "evicted": int(_redis_rules.number(info, "evicted_keys")),
+        "expired": int(_redis_rules.number(info, "expired_keys")),
+        "keys": sum(int(_redis_rules.number(space, "keys")) for space in spaces),
+        "expiring_keys": expiring,
+        "avg_ttl_ms": round(lives / expiring) if expiring else None,
+        "used_memory": int(_redis_rules.number(info, "used_memory")),
+        "fragmentation": _rounded(_redis_rules.number(info, "mem_fragmentation_ratio")),
     }
 
 

@@ -83,6 +83,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"state": "restored", "service": "signal-service", "name": "signal-service-v1"},
     ),
     "snapshot of no release": ("workload_snapshot", {"state": "taken", "service": "signal-service", "name": "signal-service-v1"}),
+    "unreachable server, status": ("service_status", {"service": "signal-service", "stable_version": "v1", "version": "v2"}),
+    "mistakes in a report": (
+        "usage_report",
+        {"service": "signal-service", "stable_version": "v1", "version": "v2", "released": "yesterday", "window": 0, "parts": ["resources"]},
+    ),
     "replicas below 0": ("workload_scale", {"name": "signal-service-v2", "replicas": -1}),
     "no replicas": ("workload_scale", {"name": "signal-service-v2"}),
     "gauge without its port": (
