@@ -11,7 +11,7 @@ PART ?=
 VALUE ?=
 
 .PHONY: help deploy test venv lab lab-down lab-status lab-logs lab-reset lab-break lab-heal \
-	test-unit test-lab bench-traffic lint sanity build lock clean
+	test-unit test-lab bench-traffic lab-evidence lint sanity build lock clean
 
 help: ## this list
 	@echo 'signal.rollout: take a service from v1 to v2, proving every step'
@@ -47,6 +47,9 @@ lab-break: ## break something: WHAT=error-ratio VALUE=0.05 (WHAT=help lists all)
 
 lab-heal: ## undo what was broken; one thing only: WHAT=error-ratio
 	@$(LABCTL) heal $(WHAT)
+
+lab-evidence: venv ## tests, scan and load test of the lab's own service, for the boxes of code readiness: reports in the lab's folder evidence/
+	@$(PYTHON) tools/lab_evidence.py
 
 ## Work on the collection
 venv: ## the Python environment, outside the checkout, linked as .venv

@@ -335,9 +335,8 @@ class _Judge:
         if not _is_url(options["served"]):
             # What was served once, in a run of this image; an address answers for itself.
             self.store.bind(self.store.path(options["served"]), served, Origin())
-        return documents.judge_openapi(
-            document, documents.read_openapi(options["served"], served), self.release.names, options["served"].partition("?")[0]
-        )
+        where = options["served"].partition("?")[0] if _is_url(options["served"]) else self.store.shown(self.store.path(options["served"]))
+        return documents.judge_openapi(document, documents.read_openapi(where, served), self.release.names, where)
 
     def _places(self, places: list[str]) -> list[str]:
         urls = [place for place in places if _is_url(place)]

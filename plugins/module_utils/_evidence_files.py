@@ -144,7 +144,8 @@ class Store:
     def shown(self, path: str) -> str:
         """How messages call ``path``."""
         inside = os.path.relpath(path, self.root)
-        return path if inside.startswith("..") else inside
+        # Of a file outside, what tells it from others; evidence is one short line.
+        return os.path.join(*path.split(os.sep)[-2:]) if inside.startswith("..") else inside
 
     def find(self, patterns: list[str]) -> list[str]:
         """Return the files that ``patterns`` mean, each once. Raises :class:`Unusable` when one of them means none."""
