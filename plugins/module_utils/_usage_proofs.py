@@ -93,6 +93,8 @@ def _metrics(part: Mapping[str, Any], demands: Demands) -> tuple[str, str]:
 
 
 def _error_logs(part: Mapping[str, Any], demands: Demands) -> tuple[str, str]:
+    if demands.complete and not part["lines"]:
+        raise Unproven("there is no line of that time: no errors and no log look alike")
     _enough(part, demands)
     worst = ", ".join(f"{entry['error_type']} {entry['count']}" for entry in part["errors"][:3])
     limit = demands.limits.get("log_errors_per_hour")

@@ -308,6 +308,7 @@ OPEN = [
     ("day_1.metrics", metrics(error_percent=None), "no requests"),
     ("day_1.metrics", {"metrics": {"error": "HTTP 503"}}, "HTTP 503"),
     ("day_1.error_logs", logs(covered_percent=0.0), "cover 0 %"),
+    ("day_1.error_logs", logs(lines=0, count=0, errors=[]), "no errors and no log look alike"),
     ("week_1.tuning", sized(requests=99), "no real load"),
     ("week_1.resources", sized(samples=4), "4 samples"),
     ("week_1.cache", cached(None), "not asked for anything"),
