@@ -57,7 +57,6 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "reload_url": {"type": "str", "default": ""},
     "required": {"type": "bool", "default": True},
 }
-SPEC_RULES: dict[str, Any] = {"required_one_of": [["dashboards", "alerts"]]}
 SUPPORTS_CHECK_MODE = True
 
 _AT_ONCE = 4
@@ -86,7 +85,7 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
     answer["seconds"] = round(time.monotonic() - began, 3)
     if params["required"] and answer["problems"]:
         raise RolloutError(
-            f"monitoring_check: {len(answer['problems'])} problems: {'; '.join(answer['problems'])}. "
+            f"monitoring_check: {len(answer['problems'])} {'problem' if len(answer['problems']) == 1 else 'problems'}: {'; '.join(answer['problems'])}. "
             "Next: ansible-playbook playbooks/monitor.yml --tags install, and look at Prometheus' page /rules",
             **answer,
         )
@@ -105,6 +104,8 @@ def _read(params: dict[str, Any]) -> float | None:
     """Return the beginning of the window in Unix seconds. Raises :class:`RolloutError` with every mistake."""
     problems = _prometheus.problems_of(params)
     since: float | None = None
+    if not params["dashboards"] and not params["alerts"]:
+        problems.append("dashboards and alerts are both empty, expected at least one of them")
     trouble = url_problem(params["reload_url"]) if params["reload_url"] else ""
     if trouble:
         problems.append(f"reload_url: {trouble}")

@@ -217,3 +217,20 @@ def test_auto_stays_in_the_process_on_the_controllers_own_interpreter(run_task: 
 def test_unknown_door_is_refused_by_name(run_task: Any, nobody: str) -> None:
     ran = run_task("canary_weight", {**ROUTE, "host": nobody}, door="back")
     assert "signal_rollout_door is 'back'" in ran.result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "dashboards and alerts are both empty"),
+        ({"alerts": [{"name": "A", "query": "x", "above": 1}], "since": "yesterday"}, "since is 'yesterday'"),
+        ({"alerts": [{"name": "A", "query": "x", "above": 1}]}, "1 problem: Prometheus at"),
+    ],
+)
+def test_monitoring_is_refused_alike(run_task: Any, nobody: str, options: dict[str, Any], said: str) -> None:
+    arguments = {"prometheus_url": nobody, "prometheus_token": SECRET, **options}
+    here, there = (run_task("monitoring_check", arguments, door=door) for door in ("in_process", "module"))
+    assert here.code == there.code != 0
+    assert comparable(here.result) == comparable(there.result)
+    assert said in here.result["msg"]
+    assert SECRET not in here.output + there.output
