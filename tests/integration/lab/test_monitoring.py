@@ -68,6 +68,7 @@ def options(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "monitoring_prometheus_rule": "never",
         # The document's own times, not the lab's short ones.
         "monitoring_window_seconds": 300,
+        "monitoring_restart_window_seconds": 900,
         "monitoring_for_seconds": 60,
         "rules": str(tmp_path_factory.mktemp("rules")),
     }
@@ -121,7 +122,7 @@ HISTORIES: list[tuple[str, str, dict[str, str], bool]] = [
     ("kubelet", "HighLatency", {QUICK: "0+995x60", SLOW: "0+1000x60", EVER: "0+1000x60"}, False),
     ("kubelet", "HighLatency", {QUICK: "0+980x60", SLOW: "0+1000x60", EVER: "0+1000x60"}, True),
     ("kubelet", "PodRestarts", {f"container_start_time_seconds{{{POD}}}": "1000x60"}, False),
-    ("kubelet", "PodRestarts", {f"container_start_time_seconds{{{POD}}}": "1000x30 1400x30"}, True),
+    ("kubelet", "PodRestarts", {f"container_start_time_seconds{{{POD}}}": "1000x20 1400x40"}, True),
     # Somebody else's pod.
     ("kubelet", "PodRestarts", {f"container_start_time_seconds{{{POD.replace('signal-service', 'billing')}}}": "1000x30 1400x30"}, False),
     ("kube_state_metrics", "PodRestarts", {f"kube_pod_container_status_restarts_total{{{POD}}}": "2x60"}, False),
