@@ -11,6 +11,7 @@ a canary goes on, it puts all traffic back, says so, and ends. It acts once at m
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -19,8 +20,6 @@ import signal
 import ssl
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -169,10 +168,8 @@ class ApiError(Exception):
 class Api:
     """The API server as a pod reaches it."""
 
-    def __init__(self, base: str = "", account: str = ACCOUNT) -> None:
-        host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        self.base = base or f"https://{f'[{host}]' if ':' in host else host}:{port}"
-        self.account = account
+    def __init__(self, host: str, port: int, account: str = ACCOUNT) -> None:
+        self.host, self.port, self.account = host, port, account
         self.tls = ssl.create_default_context(cafile=f"{account}/ca.crt")
         # Certificates of many clusters lack fields that Python 3.13 asks for by default.
         self.tls.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
@@ -185,15 +182,19 @@ class Api:
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), kind
-        request = urllib.request.Request(self.base + path, data=data, headers=headers, method=method)
+        connection = http.client.HTTPSConnection(self.host, self.port, timeout=_CALL_SECONDS, context=self.tls)
         try:
-            with urllib.request.urlopen(request, timeout=_CALL_SECONDS, context=self.tls) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            words = " ".join(error.read(2000).decode(errors="replace").split())[:300]
-            raise ApiError(error.code, f"{method} {path} answered {error.code}: {words}") from None
-        except (OSError, ValueError) as error:
+            connection.request(method, path, body=data, headers=headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            if 200 <= answer.status < 300:
+                return json.loads(content)
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ApiError(0, f"no answer to {method} {path}: {error}") from None
+        finally:
+            connection.close()
+        words = " ".join(content.decode(errors="replace").split())[:300]
+        raise ApiError(answer.status, f"{method} {path} answered {answer.status}: {words}")
 
     def get(self, path: str) -> dict[str, Any]:
         return self.call("GET", path)
@@ -410,7 +411,8 @@ def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as stream:
         settings = json.load(stream)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
-    _LOG.info("ends: %s", Guard(settings, Api()).run())
+    api = Api(os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"]))
+    _LOG.info("ends: %s", Guard(settings, api).run())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -30,7 +31,7 @@ from ansible_collections.signal.rollout.plugins.module_utils._context import Con
 from .conftest import Mesh, connection, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
-SERVICE, HOLDER, LEASE_SECONDS, GRACE = "echo", "jane@bastion/1-1", 2, 0.5
+SERVICE, HOLDER, LEASE_SECONDS, GRACE = "echo", "jane@bastion/1-1", 3, 0.5
 BLUE = [100, 0]
 
 
@@ -54,8 +55,25 @@ class Release:
         }
         return _record.run(params, Context())
 
-    def renew(self) -> None:
-        _record.renew(self.kube, self.namespace, _record.lease_name(SERVICE), HOLDER)
+    def renew(self, kube: _kube.Kube | None = None) -> None:
+        _record.renew(kube or self.kube, self.namespace, _record.lease_name(SERVICE), HOLDER)
+
+    @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """Renew the lock twice a second, as long as the run lives."""
+        dead, kube = threading.Event(), self.kube.clone()
+
+        def live() -> None:
+            while not dead.wait(0.5):
+                self.renew(kube)
+
+        run = threading.Thread(target=live, daemon=True)
+        run.start()
+        try:
+            yield
+        finally:
+            dead.set()
+            run.join(10)
 
     def params(self, **options: Any) -> dict[str, Any]:
         route = {
@@ -140,7 +158,7 @@ class Relay:
     def __init__(self, host: str, port: int) -> None:
         self.target, self.is_cut = (host, port), False
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"https://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.host, self.port = self.listener.getsockname()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -181,7 +199,7 @@ class Program:
         host, _colon, port = kube.server.removeprefix("https://").partition(":")
         self.relay = Relay(host, int(port))
         stay = _cluster_guard.Stay({**release.params(), "abort_route": _guard.route_of(release.params())}, kube.clone(), Context())
-        guard = _cluster_guard_script.Guard(stay.settings(stay.described_routes()), _cluster_guard_script.Api(self.relay.address, str(folder)))
+        guard = _cluster_guard_script.Guard(stay.settings(stay.described_routes()), _cluster_guard_script.Api(self.relay.host, self.relay.port, str(folder)))
         self.why = ""
         self.thread = threading.Thread(target=lambda: setattr(self, "why", guard.run()), daemon=True)
         self.thread.start()
@@ -204,16 +222,12 @@ def weights(release: Release) -> list[list[int]]:
 
 
 def test_traffic_of_every_route_is_back_when_nobody_renews_the_lock_and_the_next_person_is_told(release: Release) -> None:
-    keeper = threading.Event()
-    threading.Thread(target=lambda: [release.renew() for _second in iter(lambda: keeper.wait(0.5), True)], daemon=True).start()
-    try:
+    with release.alive():
         started = release.guard()
         assert (started["changed"], started["running"]) == (True, True)
         assert release.guard()["changed"] is False, "it is there already"
         time.sleep(LEASE_SECONDS + GRACE + 1)
         assert weights(release) == [[90, 10], [90, 10]], "the run lives"
-    finally:
-        keeper.set()
     wait_until("traffic is back", lambda: weights(release) == [BLUE, BLUE], 15)
     wait_until("it has said so", lambda: release.said()["state"] == "moved", 10)
     assert (release.said()["before"], release.said()["after"], release.said()["holder"]) == (10, 0, HOLDER)
