@@ -71,11 +71,11 @@ SECTIONS: tuple[Section, ...] = (
     )),
     Section("infrastructure", "Pre-Deployment Phase", "Infrastructure Preparation", (
         Item("infrastructure.capacity", "Kubernetes cluster capacity verified", "", KEPT),
-        Item("infrastructure.migrations_tested", "Database migrations tested"),
+        Item("infrastructure.migrations_tested", "Database migrations tested", "", KEPT, fallback=True),
         Item("infrastructure.redis", "Redis cluster ready", "", KEPT),
         Item("infrastructure.dashboards", "Monitoring dashboards created", "", KEPT, fallback=True),
         Item("infrastructure.alert_rules", "Alert rules configured", "", KEPT),
-        Item("infrastructure.backups", "Backup procedures verified"),
+        Item("infrastructure.backups", "Backup procedures verified", "", KEPT, fallback=True),
     )),
     Section("dependencies", "Pre-Deployment Phase", "Dependencies", (
         Item("dependencies.instrument", "Instrument service integration tested", "", KEPT, fallback=True),
@@ -262,6 +262,8 @@ _KEPT_WORDS = {
     "dependencies.ticker": ("service_contract", "its version is in the declared range, and its answers have the fields that the release reads"),
     "dependencies.subscription": ("service_contract", "its quotas are those that the release needs"),
     "step_2.environment": ("environment_check", "the processes of all new pods have the declared variables with the declared values"),
+    "infrastructure.migrations_tested": ("playbooks/rehearse.yml", "the migration ran on a restored copy, and the running version's queries work on it"),
+    "infrastructure.backups": ("preflight_check or playbooks/rehearse.yml", "the newest backup is young and was read in full, or was restored and compared"),
     "dependencies.mesh": ("preflight_check", "gateways, subsets, labels and TLS fit, and the mesh accepts a new weight on trial"),
     "infrastructure.redis": ("redis_check", "reachable, topology, memory policy, persistence and latency within their limits"),
     "infrastructure.dashboards": ("role monitoring", "the three dashboards exist with the document's panels, and every query finds series"),

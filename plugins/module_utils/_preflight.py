@@ -91,7 +91,12 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     },
     "backup": {
         "type": "dict",
-        "options": {"path": {"type": "path", "required": True}, "free_factor": {"type": "float", "default": 1.2}},
+        "options": {
+            "path": {"type": "path", "required": True},
+            "free_factor": {"type": "float", "default": 1.2},
+            "max_age_hours": {"type": "float"},
+            "verified": {"type": "str", "default": "read", "choices": ["read", "restored"]},
+        },
     },
     **_prometheus.ARGUMENT_SPEC,
     "prometheus_validate_certs": {"type": "bool", "default": True},
@@ -793,6 +798,7 @@ CHECKS: tuple[Check, ...] = (
     Check("database", ("postgresql",), check_database),
     Check("postgresql_client", ("postgresql",), check_postgresql_client, needs=("database",)),
     Check("backup", ("backup",), check_backup, after=("database",)),
+    Check("backups", ("backup", "postgresql"), _preflight_infrastructure.check_backups),
     Check("prometheus", ("prometheus_url",), check_prometheus),
     Check("scrapes", ("prometheus_url", "scrape_job"), check_scrapes, needs=("prometheus",)),
     Check("queries", ("prometheus_url", "metrics"), check_queries, needs=("prometheus",)),

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from ansible_collections.signal.rollout.plugins.module_utils import (
+    _backup_store,
     _canary_weight,
     _capacity,
     _kube,
@@ -259,12 +261,45 @@ def _selector(site: Any) -> dict[str, str]:
     return ((stable.get("spec") or {}).get("selector") or {}).get("matchLabels") or {"signal.rollout/none": "none"}
 
 
+# -------------------------------------------------------------------------------------------------------- the backups
+
+
+def check_backups(site: Any, problem: Callable[..., Any]) -> Iterator[Any]:
+    """Keep what the newest backup proves. A release makes one of its own, so that an old one is no reason not to begin."""
+    wanted = site.params["backup"]
+    if wanted["max_age_hours"] is not None:
+        entries = _backup_store.Store(wanted["path"]).entries()
+        found = judge_backups(entries, site.params["postgresql"]["login_db"], wanted["max_age_hours"], wanted["verified"], datetime.now(timezone.utc))
+        if found:
+            site.facts["proof infrastructure.backups"] = found
+    yield from ()
+
+
+def judge_backups(
+    entries: Sequence[_backup_store.Entry], database: str, max_age_hours: float, verified: str, now: datetime
+) -> dict[str, str] | None:
+    """Return what the newest backup of ``database`` proves; None when there is none to judge. Pure."""
+    own = [entry for entry in entries if entry.manifest and entry.manifest.inventory.database == database]
+    newest = max(own, key=lambda entry: (entry.created, entry.name), default=None)
+    if newest is None or newest.manifest is None:
+        return None
+    age = (now - datetime.fromisoformat(newest.created.replace("Z", "+00:00"))).total_seconds() / 3600
+    seen = newest.manifest.verified
+    line = f"{newest.name}, {age:.1f} hours old, {newest.manifest.bytes} bytes, {newest.manifest.inventory.rows} rows, verified: {seen}"
+    wrong = [newest.problem] if newest.problem else []
+    if age > max_age_hours:
+        wrong.append(f"expected at most {max_age_hours:g} hours")
+    if seen != "restored" and seen != verified:
+        wrong.append(f"expected verified: {verified}")
+    return {"state": "failed" if wrong else "proven", "evidence": one_line("; ".join([line, *wrong]), _EVIDENCE_LIMIT)}
+
+
 # ---------------------------------------------------------------------------------------------------------- the boxes
 
 
 def proofs(outcomes: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return what the checks prove of the checklist. A check that was not made, or could not be, proves and refutes nothing. Pure."""
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, str]] = {name.removeprefix("proof "): value for name, value in facts.items() if name.startswith("proof ")}
     for box, names in BOXES.items():
         if not all(name in outcomes for name in names):
             continue

@@ -151,6 +151,12 @@ def create(session: Session, name: str, backup: Backup, owner: str, mark: Mark) 
         session.rows(sql("alter database {} with allow_connections true").format(identifier(name)))
 
 
+def give(session: Session, name: str, owner: str) -> None:
+    """Make ``owner`` the owner of the database ``name``."""
+    identifier = psycopg2.sql.Identifier
+    session.rows(psycopg2.sql.SQL("alter database {} owner to {}").format(identifier(name), identifier(owner)))
+
+
 def unmarked(session: Session, prefix: str) -> list[str]:
     """Return the databases named ``prefix`` and a time that :func:`create` was killed in the middle of."""
     rows = session.rows(

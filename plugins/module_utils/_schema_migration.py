@@ -6,16 +6,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.signal.rollout.plugins.module_utils import _alembic, _data_loss, _ddl_locks, _expand_only, _postgresql, _revisions
+from ansible_collections.signal.rollout.plugins.module_utils import (
+    _alembic,
+    _data_loss,
+    _ddl_locks,
+    _expand_only,
+    _postgresql,
+    _restore_tools,
+    _revisions,
+    _scratch,
+)
 from ansible_collections.signal.rollout.plugins.module_utils import _stable_queries as _stable
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
-from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
+from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 from ansible_collections.signal.rollout.plugins.module_utils._schema_state import (
     COUNTED,
     FENCE_STATEMENT,
@@ -30,7 +40,7 @@ INDETERMINATE = "indeterminate"
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **_postgresql.ARGUMENT_SPEC,
-    "state": {"type": "str", "required": True, "choices": ["shown", "plan", "upgraded", "downgraded"]},
+    "state": {"type": "str", "required": True, "choices": ["shown", "plan", "rehearsed", "upgraded", "downgraded"]},
     "alembic_ini": {"type": "path", "required": True},
     "alembic_command": {"type": "str"},
     "python": {"type": "path"},
@@ -40,6 +50,11 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "accept_data_loss": {"type": "str", "default": ""},
     "scratch_db": {"type": "str"},
     "stable_queries": {"type": "path"},
+    "backup": {"type": "path"},
+    "client_dir": {"type": "path"},
+    "scratch_login_user": {"type": "str"},
+    "scratch_login_password": {"type": "str", "no_log": True},
+    "scratch_login_db": {"type": "str", "default": "postgres"},
     "version_table": {"type": "str", "default": "alembic_version"},
     "from_base": {"type": "bool", "default": False},
     "expand_only": {"type": "str", "default": "refuse", "choices": ["refuse", "warn", "ignore"]},
@@ -51,8 +66,10 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 }
 SPEC_RULES = {
     "mutually_exclusive": [("alembic_command", "python")],
-    "required_if": [("state", "downgraded", ("revisions",))],
-    "required_by": {"stable_queries": ("scratch_db",)},
+    "required_if": [
+        ("state", "downgraded", ("revisions",)),
+        ("state", "rehearsed", ("backup", "scratch_login_user", "scratch_login_password")),
+    ],
 }
 
 _QUERY_SECONDS = 30.0
@@ -76,6 +93,10 @@ def option_problems(params: Mapping[str, Any]) -> list[str]:
             problems.append(f"{name} is {params[name]:g}, expected {low:g} to {high:g}")
     if params["scratch_db"] is not None and params["scratch_db"] == params["login_db"]:
         problems.append("scratch_db is login_db, expected another database, restored from it")
+    if params["state"] == "rehearsed" and params["scratch_db"] is not None:
+        problems.append("scratch_db is given with state rehearsed, which restores backup into a database of its own")
+    if params["stable_queries"] is not None and params["scratch_db"] is None and params["state"] != "rehearsed":
+        problems.append("stable_queries needs scratch_db or state rehearsed, expected a migrated copy to try them on")
     if params["stable_queries"] is not None and not os.path.isfile(params["stable_queries"]):
         problems.append(f"stable_queries is '{params['stable_queries']}', expected an existing file")
     if not _WORD.fullmatch(params["accept_data_loss"]):
@@ -95,10 +116,33 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, Any]:
         migration.run()
     except RolloutError as error:
         error.result = {**migration.result(), **error.result}
+        if params["state"] == "rehearsed":
+            error.result["proofs"] = rehearsal_proofs(error.result, one_line(error.message))
         raise
     finally:
         migration.close()
+    if params["state"] == "rehearsed":
+        return {**migration.result(), "proofs": rehearsal_proofs(migration.result(), "")}
     return migration.result()
+
+
+def rehearsal_proofs(result: Mapping[str, Any], failure: str) -> dict[str, dict[str, str]]:
+    """Return what a rehearsal proves of the checklist. One that has not come to the copy proves and refutes nothing. Pure."""
+    seen = result["rehearsed"]
+    proofs: dict[str, dict[str, str]] = {}
+    if seen and seen.get("backup"):
+        line = f"{seen['backup']} restored and compared: {seen['tables']} tables, {seen['rows']} rows"
+        proofs["infrastructure.backups"] = {"state": "proven", "evidence": line}
+    if failure:
+        if result["pending"]:
+            proofs["infrastructure.migrations_tested"] = {"state": "failed", "evidence": failure}
+    elif seen:
+        steps = ", ".join(step["revision"] for step in result["pending"])
+        line = f"{steps} on a restored copy in {seen['seconds']} s, {seen['queries']} queries of the running version pass"
+        proofs["infrastructure.migrations_tested"] = {"state": "proven", "evidence": one_line(line)}
+    elif result["outcome"] == AT_TARGET:
+        proofs["infrastructure.migrations_tested"] = {"state": "not_needed", "evidence": f"nothing is pending at {', '.join(result['before'])}"}
+    return proofs
 
 
 def limits(params: Mapping[str, Any], version: int) -> list[tuple[str, str]]:
@@ -214,10 +258,13 @@ class Migration:
             return
         self._refuse()
         if self._context.check_mode:
-            self._result["changed"] = True
+            self._result["changed"] = self._params["state"] != "rehearsed"
+            return
+        if self._params["state"] == "rehearsed":
+            self._rehearse_restored(rows)
             return
         if self._params["scratch_db"]:
-            self._rehearse(rows)
+            self._rehearse(rows, self._params["scratch_db"])
         self._migrate(state, alembic, graph)
 
     def _alembic(self) -> _alembic.Alembic:
@@ -252,10 +299,36 @@ class Migration:
             violations = _expand_only.linted(text, version, self._deadline - time.monotonic())
             self._result["findings"] = _expand_only.findings(text, statements, violations, catalog)
 
-    def _rehearse(self, rows: Sequence[str]) -> None:
+    def _rehearse_restored(self, rows: Sequence[str]) -> None:
+        """Rehearse on a copy that is restored for it and dropped afterwards. Nothing is changed in the live database."""
+        superuser = {
+            **self._params, "login_db": self._params["scratch_login_db"],
+            "login_user": self._params["scratch_login_user"], "login_password": self._params["scratch_login_password"],
+        }  # fmt: skip
+        backup = _restore_tools.opened(self._params["backup"])
+        if backup.manifest.inventory.database != self._params["login_db"]:
+            raise RolloutError(
+                f"{self._name}: {backup.path.name} is a backup of {backup.manifest.inventory.database}, expected one of {self._params['login_db']}. "
+                "Next: name a backup of this database"
+            )
+        tools = _restore_tools.Tools(superuser, self._params["client_dir"], max(1.0, self._deadline - time.monotonic()))
+        with _scratch.scratch_database(tools, backup, self._context) as name:
+            # Who migrates owns the live database, and could not create anything in somebody else's.
+            with contextlib.closing(_postgresql.connect_committing(superuser, _QUERY_SECONDS)) as session:
+                _restore_tools.give(session, name, self._params["login_user"])
+            restored = {"backup": backup.path.name, "tables": len(backup.manifest.inventory.tables), "rows": backup.manifest.inventory.rows}
+            try:
+                self._rehearse(rows, name)
+            finally:
+                # However the migration ends: that the backup can be restored is known by now.
+                self._result["rehearsed"] = {"database": name, "seconds": None, "queries": 0, "failed": [], **(self._result["rehearsed"] or {}), **restored}
+
+    def _rehearse(self, rows: Sequence[str], name: str) -> None:
         """Run the same on the scratch database first, and the running version's queries on what it has become."""
-        name = self._params["scratch_db"]
-        changes = {"login_db": name, "scratch_db": None, "stable_queries": None, "expand_only": "ignore", "accept_data_loss": "yes"}
+        changes = {
+            "state": "upgraded" if self._params["state"] == "rehearsed" else self._params["state"],
+            "login_db": name, "scratch_db": None, "stable_queries": None, "expand_only": "ignore", "accept_data_loss": "yes",
+        }  # fmt: skip
         params = {**self._params, **changes, "timeout": max(1.0, self._deadline - time.monotonic())}
         migration = Migration(params, self._context)
         try:

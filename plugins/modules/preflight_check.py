@@ -231,6 +231,17 @@ options:
           - The free space needed, as a multiple of the size of the database.
         type: float
         default: 1.2
+      max_age_hours:
+        description:
+          - The newest backup of the database there proves the box C(infrastructure.backups) while it is not older, in hours. Without this it is
+            not looked at. An old one is no problem of the release, which makes its own.
+        type: float
+      verified:
+        description:
+          - What must have been proved of it when it was made.
+        type: str
+        default: read
+        choices: [read, restored]
   prometheus_url:
     description:
       - Base address of Prometheus, or of anything that answers its query API. It must answer.

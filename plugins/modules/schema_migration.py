@@ -38,6 +38,8 @@ options:
   state:
     description:
       - V(upgraded) brings the database to O(revision).
+      - V(rehearsed) restores O(backup) into a database of its own, migrates that, tries O(stable_queries) on it, and drops it. The live database is
+        only read.
       - V(downgraded) brings it back to O(revisions). It is refused where that takes rows or values away, without O(accept_data_loss).
       - V(shown) reads where it stands and what is pending. A state that cannot be migrated is then returned as RV(problem).
       - V(plan) also writes out the pending statements, with what each locks, and what the running version would not stand. It fails for
@@ -48,6 +50,7 @@ options:
     choices:
       - shown
       - plan
+      - rehearsed
       - upgraded
       - downgraded
   alembic_ini:
@@ -94,9 +97,30 @@ options:
     type: str
   stable_queries:
     description:
-      - A file of SQL statements that the running version sends, with values in place of parameters. Each is run on the migrated O(scratch_db)
-        in a transaction that is rolled back. When one fails, nothing else is done.
+      - A file of SQL statements that the running version sends, with values in place of parameters. Each is run on the migrated O(scratch_db), or
+        on the copy of O(state=rehearsed), in a transaction that is rolled back. When one fails, nothing else is done.
     type: path
+  backup:
+    description:
+      - A backup of O(login_db) for O(state=rehearsed), as RV(signal.rollout.database_backup#module:file). Its manifest lies beside it.
+    type: path
+  client_dir:
+    description:
+      - Folder with C(pg_restore) for O(state=rehearsed). Without it the one on the E(PATH) is taken.
+    type: path
+  scratch_login_user:
+    description:
+      - Superuser who restores the copy for O(state=rehearsed). TimescaleDB cannot be restored by any other role.
+    type: str
+  scratch_login_password:
+    description:
+      - Password of that superuser.
+    type: str
+  scratch_login_db:
+    description:
+      - Database that the superuser connects to first.
+    type: str
+    default: postgres
   version_table:
     description:
       - Alembic's table, with its schema or without.
@@ -367,8 +391,14 @@ loss:
       type: str
       sample: "0004"
   sample: []
+proofs:
+  description: What the rehearsal proves, for O(signal.rollout.release_checklist#module:proofs).
+  returned: with O(state=rehearsed)
+  type: dict
+  sample:
+    infrastructure.migrations_tested: {state: proven, evidence: "0002, 0003, 0004 on a restored copy in 2.5 s, 6 queries of the running version pass"}
 rehearsed:
-  description: The rehearsal on O(scratch_db), null when there was none.
+  description: The rehearsal on O(scratch_db) or on a restored copy, null when there was none.
   returned: always
   type: dict
   contains:
@@ -382,6 +412,21 @@ rehearsed:
       returned: always
       type: float
       sample: 2.5
+    backup:
+      description: The backup that was restored.
+      returned: with O(state=rehearsed)
+      type: str
+      sample: signal_db-rehearsal-20261128T053000Z.dump
+    tables:
+      description: Tables that were restored and compared with the manifest.
+      returned: with O(state=rehearsed)
+      type: int
+      sample: 5
+    rows:
+      description: Their rows.
+      returned: with O(state=rehearsed)
+      type: int
+      sample: 51001
     queries:
       description: Number of queries of O(stable_queries).
       returned: always

@@ -284,3 +284,29 @@ def test_end_of_a_child_is_told() -> None:
     assert _alembic.Ended(-9).reason() == "it ended by signal 9"
     assert _alembic.Ended(3, output="one\ntwo\n").reason() == "it ended with exit code 3: two"
     assert "does not see the lock of this run" in _alembic.Ended(_alembic.FENCED).reason()
+
+
+# --- what a rehearsal proves
+
+
+RESTORED = {"backup": "b.dump", "tables": 5, "rows": 100, "seconds": 2.5, "queries": 6}
+PENDING = [{"revision": "0002", "title": ""}]
+
+
+@pytest.mark.parametrize(
+    ("rehearsed", "pending", "outcome", "failure", "states"),
+    [
+        (RESTORED, PENDING, None, "", ("proven", "proven")),
+        (RESTORED, PENDING, None, "it broke", ("proven", "failed")),
+        (None, PENDING, None, "cannot restore", (None, "failed")),
+        (None, [], None, "cannot connect", (None, None)),
+        (None, [], "at_target", "", (None, "not_needed")),
+        (None, PENDING, None, "", (None, None)),
+    ],
+)
+def test_a_rehearsal_proves_what_it_has_come_to(
+    rehearsed: dict[str, Any] | None, pending: list[dict[str, str]], outcome: str | None, failure: str, states: tuple[str | None, str | None]
+) -> None:
+    result = {"rehearsed": rehearsed, "pending": pending, "outcome": outcome, "before": ["0001"]}
+    proofs = _schema_migration.rehearsal_proofs(result, failure)
+    assert tuple(proofs.get(f"infrastructure.{box}", {}).get("state") for box in ("backups", "migrations_tested")) == states
