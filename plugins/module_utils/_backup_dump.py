@@ -5,22 +5,25 @@
 """Writes one dump into a file or folder, and reads dumps back, by pg_dump and pg_restore. Private to this collection.
 
 A dump that is encrypted is so before it touches the disk: what pg_dump writes goes through the encrypting program and, at the same time,
-through pg_restore, which reads all of it.
+through pg_restore, which reads all of it. Programs in a container are told the password on their standard input, as from a terminal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ansible_collections.signal.rollout.plugins.module_utils import _backup_manifest as manifests
-from ansible_collections.signal.rollout.plugins.module_utils import _backup_rows, _backup_store, _pg_client
+from ansible_collections.signal.rollout.plugins.module_utils import _backup_rows, _backup_store, _pg_client, _pod_process
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
@@ -103,6 +106,15 @@ class Programs:
     dump: str
     restore: str
     version: str
+    container: _pod_process.Container | None = None
+
+    def reader(self, timeout: float) -> _pg_client.Child:
+        """Start reading a dump from standard input, as SQL to standard output."""
+        argv = [self.restore, "--file=-"]
+        if self.container:
+            process = _pod_process.PodProcess(self.container, _pod_process.within(timeout, argv), stdin=True, stdout=True, name=self.restore)
+            return _pg_client.Child(argv, process=process)
+        return _pg_client.Child(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 @dataclass(frozen=True)
@@ -123,18 +135,39 @@ class Job:
             f"--compress={self.compression}",
             f"--lock-wait-timeout={max(1, round(self.params['lock_timeout'] * 1000))}",
             f"--snapshot={self.snapshot}",
-            "--no-password",
+            "--password" if self.programs.container and self.params["login_password"] else "--no-password",
             "--verbose",
-            f"--dbname={_pg_client.CONNECTION}",
+            f"--dbname={self._connection}",
         ]
         if self.params["format"] == manifests.DIRECTORY:
             words.append(f"--jobs={self.params['jobs']}")
         return words
 
-    def environment(self) -> dict[str, str]:
+    @property
+    def _options(self) -> str:
         # A server of PostgreSQL 14 or newer notices within a second that a killed client is gone.
-        options = "-c client_connection_check_interval=1s" if self.server_major >= 14 else ""
-        return _pg_client.environment(self.params, options)
+        return "-c client_connection_check_interval=1s" if self.server_major >= 14 else ""
+
+    @property
+    def _connection(self) -> str:
+        if not self.programs.container:
+            return _pg_client.CONNECTION
+        pod = self.params["pod"]
+        host = pod["login_host"]
+        # Inside of the pod nobody listens in, and the server's certificate has another name.
+        mode = "prefer" if host.startswith(("/", "127.")) or host in ("localhost", "::1") else self.params["ssl_mode"]
+        return _pg_client.conninfo({**self.params, "login_host": host, "login_port": pod["login_port"], "ssl_mode": mode}, self._options)
+
+    def start(self, said: Callable[[str], None]) -> _pg_client.Child:
+        """Start it, writing to its standard output."""
+        argv = self.argv()
+        if not self.programs.container:
+            return _pg_client.Child(argv, self.environment(), stdout=subprocess.PIPE, said=said)
+        command, password = _pod_process.while_connected(argv), f"{self.params['login_password'] or ''}\n".encode()
+        return _pg_client.Child(argv, said=said, process=_pod_process.PodProcess(self.programs.container, command, password, stdout=True, name=argv[0]))
+
+    def environment(self) -> dict[str, str]:
+        return _pg_client.environment(self.params, self._options)
 
 
 def write(job: Job, partial: Path, progress: Progress, context: Context, timeout: float, counter: _backup_rows.RowCounter | None) -> None:
@@ -144,7 +177,7 @@ def write(job: Job, partial: Path, progress: Progress, context: Context, timeout
     """
     interval = job.params["progress_interval"]
     try:
-        if not job.encryption.program:
+        if not job.encryption.program and not job.programs.container:
             target = [f"--file={partial}"]
             if job.params["format"] == manifests.CUSTOM:
                 os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -153,22 +186,24 @@ def write(job: Job, partial: Path, progress: Progress, context: Context, timeout
             return
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            _write_encrypted(job, descriptor, progress, context, timeout, counter)
+            _write_streamed(job, descriptor, progress, context, timeout, counter)
         finally:
             os.close(descriptor)
     except _pg_client.ClientError as error:
         raise DumpError(explained(error.message)) from None
 
 
-def _write_encrypted(job: Job, descriptor: int, progress: Progress, context: Context, timeout: float, counter: _backup_rows.RowCounter | None) -> None:
-    program = _pg_client.find(job.encryption.program, None)
-    children = [_pg_client.Child(job.argv(), job.environment(), stdout=subprocess.PIPE, said=progress.said)]
+def _write_streamed(job: Job, descriptor: int, progress: Progress, context: Context, timeout: float, counter: _backup_rows.RowCounter | None) -> None:
+    program = _pg_client.find(job.encryption.program, None) if job.encryption.program else ""
+    children = [job.start(progress.said)]
+    sinks: list[Any] = [] if program else [_Writing(descriptor)]
     try:
-        children.append(_pg_client.Child(job.encryption.argv(program), stdin=subprocess.PIPE, stdout=descriptor))
-        if counter:
-            children.append(_pg_client.Child([job.programs.restore, "--file=-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        if program:
+            children.append(_pg_client.Child(job.encryption.argv(program), stdin=subprocess.PIPE, stdout=descriptor))
+        if program and counter:
+            children.append(job.programs.reader(timeout))
             children[-1].pour([_Counting(counter)])
-        children[0].pour([child.stdin for child in children[1:]])
+        children[0].pour([*sinks, *(child.stdin for child in children[1:])])
         _pg_client.wait(children, context, timeout, progress.tick, job.params["progress_interval"])
     finally:
         for child in children:
@@ -177,17 +212,19 @@ def _write_encrypted(job: Job, descriptor: int, progress: Progress, context: Con
 
 def read(path: Path, programs: Programs, context: Context, timeout: float, decrypt: Sequence[str] = ()) -> _backup_rows.RowCounter:
     """Read a whole dump back: every block is decompressed, every row counted. Raises :class:`DumpError` when it cannot be."""
-    words = [programs.restore, "--file=-"]
     counter = _backup_rows.RowCounter()
     children = []
     try:
         if decrypt:
             with path.open("rb") as stream:
                 children.append(_pg_client.Child(decrypt, stdin=stream, stdout=subprocess.PIPE))
-            children.append(_pg_client.Child(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            children.append(programs.reader(timeout))
             children[0].pour([children[1].stdin])
+        elif programs.container:
+            children.append(programs.reader(timeout))
+            _feed(path, children[0].stdin)
         else:
-            children.append(_pg_client.Child([*words, str(path)], stdout=subprocess.PIPE))
+            children.append(_pg_client.Child([programs.restore, "--file=-", str(path)], stdout=subprocess.PIPE))
         children[-1].pour([_Counting(counter)])
         _pg_client.wait(children, context, timeout)
     except _pg_client.ClientError as error:
@@ -196,6 +233,33 @@ def read(path: Path, programs: Programs, context: Context, timeout: float, decry
         for child in children:
             child.stop()
     return counter
+
+
+def _feed(path: Path, sink: IO[bytes]) -> None:
+    """Copy a file into a pipe, in a thread that ends with whoever reads it: that one has to notice when it did not get all."""
+
+    def copy() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            with path.open("rb") as stream:
+                shutil.copyfileobj(stream, sink)
+            sink.close()
+
+    threading.Thread(target=copy, daemon=True).start()
+
+
+class _Writing:
+    """Stands for a pipe into an open file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def close(self) -> None:
+        """The file stays open until all is known to have ended well."""
 
 
 class _Counting:

@@ -23,7 +23,10 @@ from ansible_collections.signal.rollout.plugins.module_utils import (
     _backup_inventory,
     _backup_rows,
     _backup_store,
+    _kube,
     _pg_client,
+    _pod_exec,
+    _pod_process,
     _postgresql,
     _restore_tools,
     _scratch,
@@ -33,7 +36,9 @@ from ansible_collections.signal.rollout.plugins.module_utils._context import Con
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 
 NONE, READ, RESTORED = "none", "read", "restored"
+LOCAL, POD = "local", "pod"
 _SILENCE_SECONDS = 30.0
+_VERSION_SECONDS = 30.0
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **_postgresql.ARGUMENT_SPEC,
@@ -44,6 +49,21 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "compression": {"type": "str", "default": "zstd:3"},
     "jobs": {"type": "int", "default": 1},
     "client_dir": {"type": "path"},
+    "via": {"type": "str", "default": LOCAL, "choices": [LOCAL, POD]},
+    "pod": {
+        "type": "dict",
+        "required_one_of": [["name", "selector"]],
+        "mutually_exclusive": [["name", "selector"]],
+        "options": {
+            **_kube.ARGUMENT_SPEC,
+            "name": {"type": "str"},
+            "selector": {"type": "str"},
+            "container": {"type": "str"},
+            "bin_dir": {"type": "str"},
+            "login_host": {"type": "str", "default": "127.0.0.1"},
+            "login_port": {"type": "int", "default": 5432},
+        },
+    },
     "timeout": {"type": "float", "default": 3600.0},
     "lock_timeout": {"type": "float", "default": 10.0},
     "space_factor": {"type": "float", "default": 1.2},
@@ -65,7 +85,10 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "decrypt": {"type": "dict", "options": {"identity_file": {"type": "path", "required": True}}},
     "progress_interval": {"type": "float", "default": 10.0},
 }
-SPEC_RULES: dict[str, Any] = {"required_together": [["scratch_login_user", "scratch_login_password"]]}
+SPEC_RULES: dict[str, Any] = {
+    "required_together": [["scratch_login_user", "scratch_login_password"]],
+    "required_if": [["via", POD, ["pod"]]],
+}
 SUPPORTS_CHECK_MODE = True
 
 _SERVER = """
@@ -137,6 +160,10 @@ def _option_problems(params: Mapping[str, Any]) -> list[str]:
         problems.append("a backup of format directory cannot be encrypted, expected the format custom")
     if params["state"] == "create" and params["verify"] == RESTORED and _encryption(params).program == "age" and not params["decrypt"]:
         problems.append("verify is restored and the backup is encrypted with age, expected decrypt.identity_file")
+    if params["via"] == POD and params["format"] == manifests.DIRECTORY:
+        problems.append("a backup of format directory cannot be streamed out of a pod, expected the format custom")
+    if params["via"] == POD and params["verify"] == RESTORED:
+        problems.append("verify is restored, which needs pg_restore on this host, expected via local, or verify read")
     if params["format"] == manifests.CUSTOM and params["jobs"] > 1:
         problems.append(f"jobs is {params['jobs']} with the format custom, expected the format directory")
     return problems
@@ -151,8 +178,25 @@ def _encryption(params: Mapping[str, Any]) -> _backup_dump.Encryption:
 
 
 def _programs(params: Mapping[str, Any]) -> _backup_dump.Programs:
+    if params["via"] == POD:
+        return _programs_in_pod(params["pod"])
     dump = _pg_client.find("pg_dump", params["client_dir"])
     return _backup_dump.Programs(dump, _pg_client.find("pg_restore", params["client_dir"]), _pg_client.version(dump))
+
+
+def _programs_in_pod(pod: dict[str, Any]) -> _backup_dump.Programs:
+    container = _pod_process.find(_kube.connect(pod), pod["namespace"], pod["name"], pod["selector"], pod["container"])
+    dump, restore = (f"{pod['bin_dir'].rstrip('/')}/{name}" if pod["bin_dir"] else name for name in ("pg_dump", "pg_restore"))
+    try:
+        told = [container.run(_pod_process.within(_VERSION_SECONDS, [program, "--version"])) for program in (dump, restore)]
+    except _pod_exec.ExecError as error:
+        if not error.not_found:
+            raise
+        raise BackupError(
+            f"The {container.where} lacks pg_dump, pg_restore or sh ({error.message}). Next: name their folder in pod.bin_dir, "
+            "or a container that has them, or install a client here and set via to local"
+        ) from None
+    return _backup_dump.Programs(dump, restore, _pg_client.version_of(told[0].stdout.decode(errors="replace"), dump), container)
 
 
 def _create(params: dict[str, Any], context: Context, store: _backup_store.Store, result: dict[str, Any], deadline: float) -> None:
@@ -223,7 +267,7 @@ def _refuse(params: Mapping[str, Any], store: _backup_store.Store, programs: _ba
     if _pg_client.major(programs.version) < _pg_client.major(server["version"]):
         raise BackupError(
             f"{name}: pg_dump {programs.version} is older than the server's {server['version']}. "
-            "Next: install a client of the server's major version, and name its folder in client_dir"
+            "Next: install a client of the server's major version, and name its folder in client_dir, or use that of the server by via=pod"
         )
     needed, free = int(server["size"] * params["space_factor"]), store.free()
     if free < needed:
@@ -326,6 +370,8 @@ def _verify(params: dict[str, Any], context: Context, store: _backup_store.Store
     result.update(manifest=manifest.to_dict(), bytes=manifest.bytes, sha256=manifest.sha256)
     if params["verify"] == NONE:
         return
+    if params["via"] == POD and manifest.format == manifests.DIRECTORY:
+        raise BackupError(f"Backup {entry.path} is a folder, which cannot be streamed into a pod. Next: set via to local, or verify to none")
     decrypt: list[str] = []
     if manifest.encrypted:
         identity_file = (params["decrypt"] or {}).get("identity_file")

@@ -10,6 +10,7 @@ A password is only in the environment of the child that needs it: nothing is lef
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -54,9 +55,14 @@ def version(path: str) -> str:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ClientError(f"{path} does not run: {one_line(error)}. Next: see {path} --version") from None
-    found = re.search(r"\(PostgreSQL\) (\S+)", done.stdout)
+    return version_of(done.stdout or done.stderr, path)
+
+
+def version_of(text: str, path: str) -> str:
+    """Return the version in what ``path --version`` has printed."""
+    found = re.search(r"\(PostgreSQL\) (\S+)", text)
     if found is None:
-        raise ClientError(f"{path} --version printed '{one_line(done.stdout or done.stderr, 100)}', expected the version of a PostgreSQL client")
+        raise ClientError(f"{path} --version printed '{one_line(text, 100)}', expected the version of a PostgreSQL client")
     return found[1]
 
 
@@ -64,6 +70,26 @@ def major(text: str) -> int:
     """Return the major version of ``17.6``, ``17beta1`` or ``17.6 (Debian 17.6-1)``; 0 when there is none."""
     found = re.match(r"\d+", text)
     return int(found[0]) if found else 0
+
+
+def conninfo(params: Mapping[str, Any], session_options: str = "") -> str:
+    """Return the same as :func:`environment` for a command line: everything but the password."""
+    words = {
+        "host": params["login_host"],
+        "port": params["login_port"],
+        "user": params["login_user"],
+        "dbname": params["login_db"],
+        "sslmode": params["ssl_mode"],
+        "connect_timeout": params["connect_timeout"],
+        "application_name": "signal.rollout",
+        "options": session_options,
+    }
+    quoted = [f"{name}='{_escaped(str(value))}'" for name, value in words.items() if value]
+    return " ".join([*quoted, CONNECTION])
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def environment(params: Mapping[str, Any], session_options: str = "") -> dict[str, str]:
@@ -77,7 +103,7 @@ CONNECTION = "keepalives=1 keepalives_idle=5 keepalives_interval=5 keepalives_co
 
 
 class Child:
-    """One running program. Its standard error is drained; it ends when we do, however we end."""
+    """One running program, of this machine or the given ``process``. Its standard error is drained; it ends when we do, however we end."""
 
     def __init__(
         self,
@@ -86,25 +112,14 @@ class Child:
         stdin: Any = subprocess.DEVNULL,
         stdout: Any = subprocess.DEVNULL,
         said: Callable[[str], None] | None = None,
+        process: Any = None,
     ) -> None:
         self.name = os.path.basename(argv[0])
+        self._unwritten = ""
         self._lines: list[str] = []
         self._said = said
         self._pouring: threading.Thread | None = None
-        parent = os.getpid()
-        try:
-            self._process: Any = subprocess.Popen(
-                list(argv),
-                env=None if env is None else dict(env),
-                stdin=stdin,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                umask=0o077,
-                start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
-            )
-        except OSError as error:
-            raise ClientError(f"{argv[0]} does not start: {one_line(error)}") from None
+        self._process: Any = process or _started(argv, env, stdin, stdout)
         self._drain = threading.Thread(target=self._read, daemon=True)
         self._drain.start()
 
@@ -126,6 +141,11 @@ class Child:
                     # The first say what is wrong; the rest is bounded.
                     self._lines = [*self._lines[:200], line]
 
+    @property
+    def unwritten(self) -> str:
+        """Why what it wrote has not all arrived; '' when it has."""
+        return self._unwritten
+
     def code(self) -> int | None:
         """Return the exit code, negative for a signal; None while it runs."""
         return self._process.poll()
@@ -134,10 +154,15 @@ class Child:
         """Copy all that it writes into what has ``write()`` and ``close()``, in a thread that ends with any of them."""
 
         def copy() -> None:
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 while chunk := self.stdout.read(_CHUNK):
                     for sink in sinks:
                         sink.write(chunk)
+            except (OSError, ValueError) as error:
+                # A program that no longer reads says why by itself. What cannot be written to a disk is only known here.
+                if isinstance(error, OSError) and error.errno != errno.EPIPE:
+                    self._unwritten = one_line(error)
+                    self.stdout.close()
             for sink in sinks:
                 with contextlib.suppress(OSError, ValueError):
                     sink.close()
@@ -150,12 +175,14 @@ class Child:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, number)
+                    self._process.end(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(_GRACE_SECONDS)
         if self._pouring and self._process.returncode == 0:
             # What it wrote last may still be in the pipe.
             self._pouring.join(_POUR_SECONDS)
+            if self._pouring.is_alive():
+                self._unwritten = f"its last output was not taken within {_POUR_SECONDS:g} s"
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
                 with contextlib.suppress(OSError):
@@ -165,15 +192,39 @@ class Child:
     def messages(self) -> list[str]:
         """What it wrote on standard error, without what every TimescaleDB dump warns of."""
         self._drain.join(_GRACE_SECONDS)
-        return [line for line in self._lines if not any(words in line for words in _CIRCULAR)]
+        return [line for line in self._lines if not any(words in line for words in _CIRCULAR) and line.strip() not in ("", "Password:")]
 
     def complaint(self) -> str:
         """Return in one line why it failed."""
-        lines = self.messages()
+        lines = [f"error: {self._unwritten}"] if self._unwritten else self.messages()
         worst = [line for line in lines if "warning:" not in line] or lines
         code = self._process.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return f"{self.name}: {one_line(' '.join(worst[:4]), 400) or 'it said nothing'} ({how})"
+
+
+class _Local(subprocess.Popen[bytes]):
+    """A program of this machine, with all that it starts."""
+
+    def end(self, number: int) -> None:
+        os.killpg(self.pid, number)
+
+
+def _started(argv: Sequence[str], env: Mapping[str, str] | None, stdin: Any, stdout: Any) -> _Local:
+    parent = os.getpid()
+    try:
+        return _Local(
+            list(argv),
+            env=None if env is None else dict(env),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            umask=0o077,
+            start_new_session=True,
+            preexec_fn=lambda: _die_with(parent),
+        )
+    except OSError as error:
+        raise ClientError(f"{argv[0]} does not start: {one_line(error)}") from None
 
 
 def wait(
@@ -198,6 +249,10 @@ def wait(
                 # The first in a chain that did not merely lose its neighbour.
                 raise ClientError(next((child for child in failed if child.code() not in (-signal.SIGPIPE,)), failed[0]).complaint())
             if all(code == 0 for code in codes):
+                for child in running:
+                    child.stop()
+                    if child.unwritten:
+                        raise ClientError(child.complaint())
                 return
             if context.sleep(_POLL_SECONDS):
                 raise ClientError(f"{running[0].name} was ended: the run was interrupted by {context.signal_name}")

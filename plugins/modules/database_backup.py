@@ -79,6 +79,82 @@ options:
       - Folder of C(pg_dump) and C(pg_restore). The default is to find them on the E(PATH).
       - They must not be older than the server.
     type: path
+  via:
+    description:
+      - V(local) runs C(pg_dump) and C(pg_restore) on the host of the task.
+      - V(pod) runs them in the container O(pod), which is usually the database's own and so has those of the server's version. The backup is
+        streamed through the Kubernetes API into O(dest), and back into the container to be read. No client is needed on the host. The
+        container needs C(sh), which ends C(pg_dump) there when the connection is lost.
+      - Either way rows are counted over a connection of the task's own to O(login_host), in the snapshot that is dumped.
+      - With V(pod) the format is V(custom), and O(verify=restored) is not possible.
+    type: str
+    default: local
+    choices:
+      - local
+      - pod
+    version_added: 1.1.0
+  pod:
+    description:
+      - The container for O(via=pod). Needs C(get) and C(list) on C(pods), and C(get) and C(create) on C(pods/exec), of Kubernetes 1.30 or newer.
+    type: dict
+    version_added: 1.1.0
+    suboptions:
+      name:
+        description:
+          - Name of the pod. One of O(pod.name) and O(pod.selector) is required.
+        type: str
+      selector:
+        description:
+          - Labels that exactly one ready pod has. Select the primary, for example V(app=postgres,role=primary).
+        type: str
+      container:
+        description:
+          - Name of the container. The default is the first one.
+        type: str
+      bin_dir:
+        description:
+          - Folder of C(pg_dump) and C(pg_restore) in the container. The default is to find them on its E(PATH).
+        type: str
+      login_host:
+        description:
+          - The database as the container reaches it, an address or the folder of its socket. It must be the server that O(login_host) is.
+          - On an address of the container itself TLS is not asked for, on another O(ssl_mode) counts.
+        type: str
+        default: 127.0.0.1
+      login_port:
+        description:
+          - Its port, there.
+        type: int
+        default: 5432
+      kubeconfig:
+        description:
+          - As for the modules that work on Kubernetes, for example M(signal.rollout.workload_ready), as the next ones.
+        type: path
+      context:
+        description:
+          - Name of the context in the kubeconfig file.
+        type: str
+      host:
+        description:
+          - URL of the API server, for use with O(pod.api_key) instead of a kubeconfig file.
+        type: str
+      api_key:
+        description:
+          - Bearer token.
+        type: str
+      validate_certs:
+        description:
+          - Whether the API server's certificate is verified.
+        type: bool
+      ca_cert:
+        description:
+          - Path of the certificate authority's file.
+        type: path
+      namespace:
+        description:
+          - Namespace of the pod.
+        type: str
+        default: default
   timeout:
     description:
       - How long all of it may take, in seconds.
@@ -218,6 +294,18 @@ EXAMPLES = r"""
     login_user: signal_backup
     login_db: signal_db
     dest: /var/backups/signal
+
+- name: Back up by the programs that the database's own pod has
+  signal.rollout.database_backup:
+    login_host: timescaledb.example.com
+    login_user: signal_backup
+    login_password: "{{ backup_password }}"
+    login_db: signal_db
+    dest: /var/backups/signal
+    via: pod
+    pod:
+      namespace: signal-data
+      selector: app=timescaledb
 """
 
 RETURN = r"""

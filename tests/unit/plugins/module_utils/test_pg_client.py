@@ -146,3 +146,26 @@ def test_the_tick_comes_while_it_runs(tmp_path):
     began = time.monotonic()
     client.wait([client.Child([script(tmp_path, "pg_dump", "sleep 0.7")])], Context(), 10, lambda: ticks.append(1), 0.2)
     assert 1 <= len(ticks) <= (time.monotonic() - began) / 0.2
+
+
+def test_a_connection_on_a_command_line_has_no_password_and_is_read_back_as_it_was():
+    psycopg2 = pytest.importorskip("psycopg2.extensions")
+    params = {"login_host": "127.0.0.1", "login_port": 5432, "login_user": "o'brien", "login_password": "s3cret-word", "login_db": r"a b\c"}
+    text = client.conninfo({**params, "ssl_mode": "prefer", "connect_timeout": 5}, "-c client_connection_check_interval=1s")
+    assert "s3cret" not in text
+    read = psycopg2.parse_dsn(text)
+    assert (read["user"], read["dbname"], read["options"]) == ("o'brien", r"a b\c", "-c client_connection_check_interval=1s")
+
+
+def test_what_cannot_be_written_fails_a_program_that_ended_well():
+    class Full:
+        def write(self, piece):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            """Nothing is held."""
+
+    child = client.Child(["printf", "abc"], stdout=subprocess.PIPE)
+    child.pour([Full()])
+    with pytest.raises(client.ClientError, match="No space left on device"):
+        client.wait([child], Context(), 10)
