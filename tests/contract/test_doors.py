@@ -234,3 +234,23 @@ def test_monitoring_is_refused_alike(run_task: Any, nobody: str, options: dict[s
     assert comparable(here.result) == comparable(there.result)
     assert said in here.result["msg"]
     assert SECRET not in here.output + there.output
+
+
+def test_evidence_is_judged_alike_and_the_token_of_the_review_shows_nowhere(run_task: Any, nobody: str, tmp_path: Path) -> None:
+    commit = "3f6c1a2090b1d7e4c5a8f2b6d9e0c3a7b4f1e8d2"
+    origin = f'<properties><property name="commit" value="{commit}"/></properties>'
+    (tmp_path / "it.xml").write_text(f'<testsuite tests="1">{origin}<testcase name="a"><failure/></testcase></testsuite>')
+    arguments = {
+        "root": str(tmp_path),
+        "version": "v2",
+        "commit": commit,
+        "integration_tests": ["it.xml"],
+        "documents": {"runbook": ["runbook.md"]},
+        "review": {"provider": "github", "request": f"{nobody}/pulls/1", "reviews": f"{nobody}/pulls/1/reviews", "token": SECRET},
+    }
+    here, there = (run_task("release_evidence", arguments, door=door, options=["-vvvv"]) for door in ("in_process", "module"))
+    assert here.code == there.code == 0
+    assert comparable(here.result) == comparable(there.result)
+    assert here.result["proofs"]["code.integration_tests"]["state"] == "failed"
+    assert [text.partition(":")[0] for text in here.result["undecided"]] == ["code.review", "documentation.runbook"]
+    assert SECRET not in here.output + there.output
