@@ -35,7 +35,12 @@ class Item:
 
     @property
     def kind(self) -> str:
-        return AUTOMATIC if self.proof else ATTESTED
+        return AUTOMATIC if self.proof and not self.is_signoff else ATTESTED
+
+    @property
+    def is_signoff(self) -> bool:
+        """Whether only the approval of the person in charge ticks it, which no attestation stands in for."""
+        return self.proof.startswith("signoff ")
 
     @property
     def section(self) -> str:
@@ -167,11 +172,11 @@ SECTIONS: tuple[Section, ...] = (
         Item("business.timeframes", "Custom timeframes working", "verification", "check timeframe"),
     )),
     Section("signoff", "Success Criteria", "Sign-off Required", (
-        Item("signoff.devops", "DevOps Lead"),
-        Item("signoff.service_owner", "Service Owner"),
-        Item("signoff.qa", "QA Lead"),
-        Item("signoff.product", "Product Manager"),
-        Item("signoff.security", "Security Team"),
+        Item("signoff.devops", "DevOps Lead", "", "signoff devops"),
+        Item("signoff.service_owner", "Service Owner", "", "signoff service_owner"),
+        Item("signoff.qa", "QA Lead", "", "signoff qa"),
+        Item("signoff.product", "Product Manager", "", "signoff product"),
+        Item("signoff.security", "Security Team", "", "signoff security"),
     )),
     Section("day_1", "Post-Deployment Tasks", "Day 1", (
         Item("day_1.metrics", "Monitor metrics closely", "", KEPT, fallback=True),
@@ -225,6 +230,7 @@ _RULE_WORDS = {
     "removed": "the object was deleted with a precondition, after a copy was kept; not needed when it was gone",
     "pinned": "the Service selects the new version, and lists only its pods",
     "message": "the message was sent, once",
+    "signoff": "the approval of whoever the inventory names for the role, authenticated, for this version, plan and these images, not expired",
 }
 
 
@@ -234,6 +240,8 @@ def proven_by(item: Item) -> str:
         return _KEPT_WORDS.get(item.id, ("", ""))[0]
     if item.step:
         return f"role {item.step.partition('_')[0] if item.step.startswith('canary') else item.step}, step {item.step}"
+    if item.is_signoff:
+        return "playbooks/signoff.yml"
     return "role communication" if item.proof else "playbooks/attest.yml"
 
 

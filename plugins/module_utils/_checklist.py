@@ -56,7 +56,8 @@ Entries = Mapping[str, Mapping[str, Any]]
 def ticks(record: Mapping[str, Any], attestations: Entries, proofs: Entries | None = None) -> list[Tick]:
     """Return all boxes in the order of the document.
 
-    ``record`` is the release's, empty before there is one. ``attestations``: id of a box to ``by``, ``time`` and ``comment``.
+    ``record`` is the release's, empty before there is one, with ``signoffs``: role to state and evidence.
+    ``attestations``: id of a box to ``by``, ``time`` and ``comment``.
     ``proofs``: id of a box to ``state``, ``evidence`` and, once kept, ``time``; see :func:`mistakes_in`.
     """
     return [Tick(item, *_state(item, record, attestations.get(item.id), (proofs or {}).get(item.id))) for item in ITEMS]
@@ -70,7 +71,7 @@ def mistakes_in(proofs: Mapping[str, Any]) -> list[str]:
         if item is None:
             mistakes.append(f"proofs holds '{one_line(str(name), 60)}', expected the id of a box")
         elif item.proof != KEPT:
-            how = f"the record's step {item.step or 'messages'}" if item.proof else "people"
+            how = "playbooks/signoff.yml" if item.is_signoff else f"the record's step {item.step or 'messages'}" if item.proof else "people"
             mistakes.append(f"proofs.{name}: the box is ticked by {how}, expected one whose proof is kept")
         elif not isinstance(proof, Mapping) or set(proof) != {"state", "evidence"}:
             mistakes.append(f"proofs.{name} is not a dictionary of state and evidence")
@@ -92,6 +93,8 @@ def _state(item: Item, record: Mapping[str, Any], attestation: Mapping[str, Any]
         return OPEN, "nobody has attested it"
     if item.proof == KEPT:
         return OPEN, "nothing has proven it" + (", and nobody has attested it" if item.fallback else "")
+    if item.is_signoff:
+        return (record.get("signoffs") or {}).get(item.proof.removeprefix("signoff ")) or (OPEN, "nobody has decided")
     if not item.step:
         return _message(item.proof.removeprefix("message "), record)
     step = (record.get("steps") or {}).get(item.step)

@@ -17,7 +17,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.signal.rollout.plugins.module_utils import _events, _kube, _log, _unfinished
+from ansible_collections.signal.rollout.plugins.module_utils import _caller, _events, _kube, _log, _unfinished
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 
@@ -234,6 +234,7 @@ class Keeper:
         else:
             previous = json.dumps(record) if record else None
             record = self._new_record(digest, lease)
+        self._note_deployer(record)
         self._save(document, record, previous)
         return self._answer(record, lease, changed=True)
 
@@ -249,8 +250,18 @@ class Keeper:
         record.update(holder=lease.holder, token=lease.token, outcome=None)
         record.setdefault("resumed", []).append({"time": _now(), "holder": lease.holder})
         _events.append(record, _events.event(_events.RESUMED, f"goes on after it was {since}", "rollout_record", lease.holder))
+        self._note_deployer(record)
         self._save(document, record)
         return self._answer(record, lease, changed=True)
+
+    def _note_deployer(self, record: dict[str, Any]) -> None:
+        """Keep who releases, as the API server knows them: they do not sign off what they have released."""
+        try:
+            name = _caller.caller(self.kube).name
+        except RolloutError:
+            # An API server before 1.28 does not say; a sign-off then says that it does not know.
+            return
+        record["deployers"] = sorted({*(record.get("deployers") or []), name})
 
     def _refuse_resume(self, record: dict[str, Any]) -> None:
         """Raise :class:`NothingToResume` unless the record is an unfinished release of this version by this plan."""

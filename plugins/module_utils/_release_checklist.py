@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.signal.rollout.plugins.module_utils import _catalogue, _checklist, _events, _kube, _messages, _record
+from ansible_collections.signal.rollout.plugins.module_utils import _approvals, _caller, _catalogue, _checklist, _events, _kube, _messages, _record, _signoff
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError, one_line
 
@@ -69,7 +69,7 @@ def _chosen(params: Mapping[str, Any]) -> list[_catalogue.Item]:
         if not chosen and not problems:
             problems.append("items is empty, expected at least one box")
         problems.extend(
-            f"{item.id} ('{item.words}') is ticked by what is measured alone, expected a box for people"
+            f"{item.id} ('{item.words}') is ticked by {'playbooks/signoff.yml' if item.is_signoff else 'what is measured'} alone, expected a box for people"
             for item in chosen.values()
             if not item.for_people
         )
@@ -96,6 +96,21 @@ def valid(kept: Mapping[str, Any], version: str, plan_hash: str | None) -> Kept:
     if kept.get("version") != version or (plan_hash is not None and kept.get("plan_hash") != plan_hash):
         return Kept({}, {})
     return Kept(dict(kept.get("attestations") or {}), dict(kept.get("proofs") or {}))
+
+
+# How a sign-off that stands so ticks its box; any other leaves it open.
+_SIGNED = {_approvals.APPROVED: _checklist.ATTESTED, _approvals.REJECTED: _checklist.FAILED}
+
+
+def gathered(
+    kube: _kube.Kube, params: Mapping[str, Any], record: Mapping[str, Any], document: dict[str, Any] | None, plan_hash: str | None
+) -> dict[str, Any]:
+    """Return the record with what stands beside it: messages, also those from before it began, and sign-offs."""
+    found = _messages.with_messages(record, document, params["version"], plan_hash)
+    if record.get("version") == params["version"]:
+        judged = _signoff.signed(kube, params["namespace"], params["service"], record)
+        found["signoffs"] = {role: (_SIGNED.get(one.state, _checklist.OPEN), one.words) for role, one in judged.items()}
+    return found
 
 
 class Checklist:
@@ -127,7 +142,7 @@ class Checklist:
         plan_hash = self.plan_hash or own.get("plan_hash")
         if own.get("plan_hash") != plan_hash:
             own = {}
-        own = _messages.with_messages(own, document, self.params["version"], plan_hash)
+        own = gathered(self.kube, self.params, own, document, plan_hash)
         before = valid(_record.kept(document, KEY), self.params["version"], plan_hash)
         state = self.params["state"]
         if state in ("shown", "required"):
@@ -148,7 +163,7 @@ class Checklist:
         return self._answer(own, after, changed=changed)
 
     def _proven(self, before: Kept) -> Kept:
-        who, now = self._identity(), _events.now()
+        who, now = _caller.caller(self.kube).name, _events.now()
         made = {
             name: {"state": proof["state"], "evidence": one_line(proof["evidence"], _checklist.EVIDENCE_LIMIT), "time": now, "by": who}
             for name, proof in self.params["proofs"].items()
@@ -161,25 +176,13 @@ class Checklist:
         if state == "revoked":
             gone = {item.id for item in chosen}
             return {name: entry for name, entry in attestations.items() if name not in gone}
-        who, comment = self._identity(), one_line(self.params["comment"], _COMMENT_LIMIT)
+        who, comment = _caller.caller(self.kube).name, one_line(self.params["comment"], _COMMENT_LIMIT)
         after = dict(attestations)
         for item in chosen:
             before = after.get(item.id) or {}
             if (before.get("by"), before.get("comment")) != (who, comment):
                 after[item.id] = {"by": who, "time": _events.now(), "comment": comment}
         return after
-
-    def _identity(self) -> str:
-        """Return the name under which the API server knows the caller."""
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-        answer = self.kube.post(_kube.path_of("authentication.k8s.io", "v1", "selfsubjectreviews"), body)
-        name = ((answer.get("status") or {}).get("userInfo") or {}).get("username")
-        if not name:
-            raise RolloutError(
-                "release_checklist: the API server does not say who the caller is, expected a user name. Nothing was written. "
-                "Next: kubectl auth whoami with the same kubeconfig"
-            )
-        return str(name)
 
     def _require(self, chosen: list[_catalogue.Item], answer: dict[str, Any]) -> None:
         wanted = {item.id for item in chosen}

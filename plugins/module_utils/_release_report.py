@@ -25,7 +25,6 @@ from ansible_collections.signal.rollout.plugins.module_utils import (
     _checklist,
     _events,
     _kube,
-    _messages,
     _prometheus,
     _record,
     _release_checklist,
@@ -75,7 +74,7 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
             f"release_report: ConfigMap {namespace}/{name} holds no record of a release, expected one. Nothing was written. "
             "Next: check service and namespace, or release first: ansible-playbook playbooks/deploy_v2.yml"
         )
-    record = _messages.with_messages(record, document, str(record.get("version")), record.get("plan_hash"))
+    record = _release_checklist.gathered(kube, {**params, "version": str(record.get("version"))}, record, document, record.get("plan_hash"))
     kept = _release_checklist.valid(_record.kept(document, _release_checklist.KEY), str(record.get("version")), record.get("plan_hash"))
     ticks = _checklist.ticks(record, kept.attestations, kept.proofs)
     charts, missing = _charts(params, record)

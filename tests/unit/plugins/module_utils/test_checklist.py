@@ -95,7 +95,7 @@ def test_every_box_has_an_id_of_its_section_and_a_rule_that_exists() -> None:
     for section in _catalogue.SECTIONS:
         assert all(item.section == section.id for item in section.items)
     used = {item.proof.split(" ")[0] for item in _catalogue.ITEMS if item.proof}
-    assert used - {_catalogue.KEPT} == _checklist.RULES | {"message"}
+    assert used - {_catalogue.KEPT} == _checklist.RULES | {"message", "signoff"}
     assert all(item.proof == _catalogue.KEPT for item in _catalogue.ITEMS if item.fallback)
 
 
@@ -265,3 +265,12 @@ def test_proofs_that_could_not_count_are_refused_all_at_once() -> None:
     assert "proofs.code.features: the box is ticked by people" in message
     assert f"proofs.{REDIS}.state is 'open', expected one of proven, not_needed, failed" in message
     assert f"proofs.{DASHBOARDS}.evidence is empty" in message and "Nothing was written" in message
+
+
+def test_a_sign_off_ticks_its_box_and_nobody_attests_it() -> None:
+    entry = {"by": "jane", "time": "2026-11-24T10:00:00Z"}
+    signed = {"signoffs": {"qa": ("attested", "approved by quinn"), "security": ("failed", "rejected by sven")}}
+    found = {tick.item.id: tick for tick in _checklist.ticks({**COMPLETE, **signed}, {"signoff.devops": entry})}
+    assert [found[f"signoff.{role}"].state for role in ("qa", "security", "devops")] == ["attested", "failed", "open"]
+    assert found["signoff.qa"].evidence == "approved by quinn" and found["signoff.qa"].item.kind == "attested"
+    assert "signoff.yml" in _checklist.mistakes_in({"signoff.qa": {"state": "proven", "evidence": "x"}})[0]
