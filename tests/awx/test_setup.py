@@ -124,6 +124,9 @@ def test_each_step_waits_for_an_approval_and_leads_back_when_it_fails(twice: Twi
 
 def test_announcements_are_scheduled_by_the_time_of_the_release(twice: Twice, api: Api) -> None:
     rules = {name: api.controller.named("schedules", f"Release production: {name}")["rrule"] for name in ("T-24h", "T-2h", "T-30m")}
+    assert api.controller.named("schedules", "Release production: week 1")["rrule"].startswith("DTSTART:20261209T000000Z ")
+    template = api.controller.named("job_templates", "Release production: announce")
+    assert json.loads(template["extra_vars"]) == {"rollout_start_time": MINE["awx_release"]["start"]}
     assert [rule.split()[0] for rule in rules.values()] == ["DTSTART:20261130T220000Z", "DTSTART:20261201T200000Z", "DTSTART:20261201T213000Z"]
     assert all("INTERVAL=1;COUNT=1" in rule for rule in rules.values())
 
@@ -188,6 +191,14 @@ def options() -> dict[str, dict[str, Any]]:
     return found
 
 
+def rules() -> dict[str, dict[str, Any]]:
+    """The ranges of every variable of every role."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((ROOT / "roles").glob("*/meta/rules.yml")):
+        found.update(load(str(path.relative_to(ROOT))))
+    return found
+
+
 def test_surveys_ask_for_variables_of_the_roles_within_their_limits(data: dict[str, Any]) -> None:
     known = options()
     kinds = {"int": {"integer"}, "str": {"text", "textarea", "multiplechoice"}, "bool": {"multiplechoice"}}
@@ -197,6 +208,10 @@ def test_surveys_ask_for_variables_of_the_roles_within_their_limits(data: dict[s
             continue
         option = known[name]
         assert question["type"] in kinds[option.get("type", "str")], name
+        limits = rules().get(name, {})
+        for end, limit in (("min", "minimum"), ("max", "maximum")):
+            if question["type"] == "integer" and limit in limits:
+                assert question[end] == limits[limit], name
         if option.get("choices"):
             assert set(question["choices"]) <= set(option["choices"]), name
         if option.get("type") == "bool":
