@@ -171,7 +171,9 @@ def restarts(kube: _kube.Kube) -> int:
 
 
 @pytest.mark.box(*ALERTS.values())
-def test_each_alert_fires_by_a_real_fault_and_resolves(installed: None, look: Look, kube: _kube.Kube) -> None:
+def test_each_alert_fires_by_a_real_fault_and_resolves(
+    installed: None, look: Look, kube: _kube.Kube, ansible: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     wait_until("no alert fires", lambda: not firing(), 60)
     began = now()
     seen: set[str] = set()
@@ -193,6 +195,9 @@ def test_each_alert_fires_by_a_real_fault_and_resolves(installed: None, look: Lo
         labctl("break", what, value, "--version", "v1")
     labctl("break", "redis-down")
     wait_until("four alerts fire", fired("HighErrorRate", "HighLatency", "MemoryPressure", "RedisConnectionIssues"), 60)
+    watched = ansible("ansible-playbook", "-i", "inventories/lab", "playbooks/monitor.yml")
+    assert watched.returncode != 0
+    assert "alert RedisConnectionIssues fires now" in " ".join(watched.stdout.split())
     labctl("heal")
     labctl("break", "disk-full", "--version", "v1")
     labctl("break", "database-down")
