@@ -40,6 +40,7 @@ SWEPT_KINDS = (
     "Deployment",
     "HorizontalPodAutoscaler",
     "PodDisruptionBudget",
+    "NetworkPolicy",
     "Job",
     "VirtualService",
     "DestinationRule",

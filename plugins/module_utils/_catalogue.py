@@ -86,7 +86,7 @@ SECTIONS: tuple[Section, ...] = (
         Item("dependencies.instrument", "Instrument service integration tested", "", KEPT, fallback=True),
         Item("dependencies.ticker", "Ticker service compatibility verified", "", KEPT, fallback=True),
         Item("dependencies.subscription", "Subscription service quotas configured", "", KEPT, fallback=True),
-        Item("dependencies.network_policies", "Network policies updated"),
+        Item("dependencies.network_policies", "Network policies updated", "", KEPT, fallback=True),
         Item("dependencies.mesh", "Service mesh configuration ready", "", KEPT),
     )),
     Section("step_1", "Deployment Phase", "Step 1: Database Migration (30 minutes)", (
@@ -272,6 +272,7 @@ _KEPT_WORDS = {
     "step_2.environment": ("environment_check", "the processes of all new pods have the declared variables with the declared values"),
     "infrastructure.migrations_tested": ("playbooks/rehearse.yml", "the migration ran on a restored copy, and the running version's queries work on it"),
     "infrastructure.backups": ("preflight_check or playbooks/rehearse.yml", "the newest backup is young and was read in full, or was restored and compared"),
+    "dependencies.network_policies": ("network_check", "the policies let pass the declared connections and no forbidden one, as tried from a new pod"),
     "dependencies.mesh": ("preflight_check", "gateways, subsets, labels and TLS fit, and the mesh accepts a new weight on trial"),
     "infrastructure.redis": ("redis_check", "reachable, topology, memory policy, persistence and latency within their limits"),
     "infrastructure.dashboards": ("role monitoring", "the three dashboards exist with the document's panels, and every query finds series"),
