@@ -4,7 +4,7 @@
 
 """database_backup and schema_migration on the lab's server, each with a fault at many moments: what is left, and whether a rerun completes.
 
-    PYTHONPATH=playbooks/collections:tests python tests/bench/database_faults.py [--points 12] [--json FILE]
+    PYTHONPATH=playbooks/collections:tests python tests/bench/database_faults.py [--points 12] [--json FILE] [--clean 25]
 
 Each trial is one run with one fault: the connection is cut before or after a request has reached the server, or while data flows, the
 process is killed, the disk is full, a table is locked. Then the trial looks for itself: what the run says of its end must be what the
@@ -22,6 +22,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections import Counter
@@ -173,6 +174,12 @@ class Backups:
             "dest": str(folder), "client_dir": str(LAB / "pgclient/bin"), "space_factor": 0, "name": "a", "keep": {"count": 1}, **changes,
         }  # fmt: skip
         return _database_backup.run(validated(_database_backup, wanted), Context())
+
+    def write(self, stop: threading.Event) -> None:
+        """Write rows until told to stop."""
+        with cursor(self.name) as sql:
+            while not stop.wait(0.002):
+                sql.execute("insert into tick values (timestamptz '2026-01-01' + random() * interval '7 days', 1, random())")
 
     def copy(self, name: str) -> Path:
         return Path(shutil.copytree(self.folder / "clean", self.folder / name))
@@ -442,6 +449,33 @@ def trials(folder: Path, points: int) -> Iterator[Callable[[], Trial]]:
                 yield from ((lambda table=table, mode=mode: subject.lock(table, mode)) for table, mode in MIGRATED)
 
 
+def clean(folder: Path, backups: int) -> str:
+    """Make separate backups while rows are written, and verify each once more; return as Markdown how many of them were doubted."""
+    rows = ["| format | backups | read back and compared | verified once more | restored and compared | false alarms |", "|---|---|---|---|---|---|"]
+    with Backups(folder) as subject:
+        for form in ("custom", "directory"):
+            said: Counter[str] = Counter()
+            for number in range(backups):
+                print(f"clean backup {number + 1} of {backups}, {form}", file=sys.stderr)
+                stop = threading.Event()
+                writer = threading.Thread(target=subject.write, args=(stop,))
+                writer.start()
+                try:
+                    wanted = {"name": f"{form}{number}", "format": form, "keep": None}
+                    said[subject.backup(folder / "separate", **wanted)["verified"]] += 1
+                    said["again " + subject.backup(folder / "separate", **wanted, state="verify")["verified"]] += 1
+                    if number % 10 == 0:
+                        said[subject.backup(folder / "separate", **wanted, state="verify", verify="restored")["verified"]] += 1
+                except RolloutError as error:
+                    said["alarm"] += 1
+                    print(error.message, file=sys.stderr)
+                finally:
+                    stop.set()
+                    writer.join()
+            rows.append(f"| {form} | {backups} | {said['read']} | {said['again read']} | {said['restored']} | {said['alarm']} |")
+    return "\n".join(rows)
+
+
 def table(done: Sequence[Trial]) -> str:
     """Return the trials as Markdown, one row for a step and a fault."""
     rows = ["| step | fault | points | ended as | left | sessions on the server gone after, s (longest) | problems |", "|---|---|---|---|---|---|---|"]
@@ -460,9 +494,14 @@ def counts(words: Iterable[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--points", type=int, default=12, help="moments for each kind of fault")
+    parser.add_argument("--clean", type=int, default=0, help="instead: so many backups of each format without any fault")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     done = []
+    if options.clean:
+        with tempfile.TemporaryDirectory() as folder:
+            print(clean(Path(folder), options.clean))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         for trial in trials(Path(folder), options.points):
             one = trial()
