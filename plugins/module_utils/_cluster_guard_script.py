@@ -404,10 +404,14 @@ def _now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _end(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
+
+
 def main() -> None:
     """Run the guard that the settings file describes."""
     # The first process of a container gets no default handlers.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    signal.signal(signal.SIGTERM, _end)
     with open(sys.argv[1], encoding="utf-8") as stream:
         settings = json.load(stream)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")

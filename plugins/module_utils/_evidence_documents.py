@@ -71,7 +71,7 @@ def has_text(text: str) -> bool:
 def relative_links(text: str) -> Iterator[str]:
     """Yield the files that a Markdown text links to, relative to its own folder; code is no link."""
     for match in _LINK.finditer(_CODE.sub("", text)):
-        target = next(group for group in match.groups() if group is not None)
+        target = next((group for group in match.groups() if group is not None), "")
         try:
             parts = urlsplit(target)
         except ValueError:

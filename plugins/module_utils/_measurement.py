@@ -121,7 +121,8 @@ def compared(entry: Mapping[str, Any], new: Reading, old: Reading) -> dict[str, 
     for side, reading in (("new", new), ("old", old)):
         if reading.state != GOOD or reading.value is None:
             return {**found, "words": f"{name}: the {side} version has no figure: {one_line(reading.detail, 200) or 'no data'}"}
-    assert new.value is not None and old.value is not None
+    if new.value is None or old.value is None:
+        raise AssertionError("unreachable")
     if old.value <= 0:
         return {**found, "words": f"{name}: the old version's figure is {old.value:g}, against which nothing can be compared"}
     percent = 100 * (new.value - old.value) / old.value

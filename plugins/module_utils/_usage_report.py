@@ -210,11 +210,15 @@ class Report:
 
     # ---------------------------------------------------------------------------------------------- series
 
+    def _prometheus(self) -> _usage_queries.Ranges:
+        if self.ranges is None:
+            raise AssertionError("a part that needs Prometheus was begun without it")
+        return self.ranges
+
     def _series(self, name: str) -> list[_usage_math.Series]:
         """The series of the new version over the window, read once for all parts."""
         if name not in self._read_once:
-            assert self.ranges is not None
-            self._read_once[name] = self.ranges.read(name, self.green, self.since, self.until, self.step)
+            self._read_once[name] = self._prometheus().read(name, self.green, self.since, self.until, self.step)
         return self._read_once[name]
 
     @property
@@ -231,8 +235,7 @@ class Report:
             step = _usage_queries.step_of(since, self.started, self.params["points"], self.params["scrape_interval"])
             blue = self._subject(self.params["stable_version"])
             try:
-                assert self.ranges is not None
-                ranges = self.ranges
+                ranges = self._prometheus()
                 read = {name: ranges.read(name, blue, since, self.started, step) for name in _DIGEST}
                 baseline = self._digest(read.__getitem__, _usage_queries.steps_in(since, self.started, step), step)
                 if baseline["requests"] is None:

@@ -291,7 +291,7 @@ class Handler(BaseHTTPRequestHandler):
         if number is None:
             if self.command == "POST":
                 return 201, controller.shown(kind, controller.create(kind, given))
-            return 200, self.page(path, query, [(row_kind, row) for row_kind, row in self.rows(kind, query)])
+            return 200, self.page(path, query, list(self.rows(kind, query)))
         item = controller.get(kind, number)
         if sub is None:
             if self.command == "PATCH":

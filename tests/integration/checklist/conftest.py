@@ -6,4 +6,7 @@
 
 from __future__ import annotations
 
-from ..lab.conftest import kube, mesh, shared_mesh  # noqa: F401
+from ..lab.conftest import kube, mesh, shared_mesh
+
+# Fixtures: pytest finds them here by name.
+__all__ = ["kube", "mesh", "shared_mesh"]

@@ -18,8 +18,10 @@ from ansible_collections.signal.rollout.plugins.module_utils._context import Con
 from ..lab.conftest import LAB
 from ..lab.database import password, session
 from ..lab.test_database_backup import backup
-from ..lab.test_schema_migration import database, refused, rows, run, scripts, template, write  # noqa: F401
+from ..lab.test_schema_migration import database, refused, rows, run, scripts, template, write
 
+# Fixtures: pytest finds them here by name.
+__all__ = ["database", "scripts", "template"]
 TESTED, BACKUPS = "infrastructure.migrations_tested", "infrastructure.backups"
 QUERIES = Path(__file__).resolve().parents[3] / "lab/signal_service/release/sql/stable_queries.sql"
 

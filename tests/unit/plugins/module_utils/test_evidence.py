@@ -269,4 +269,3 @@ def test_a_cancelled_run_proves_nothing(folder: ReleaseFolder) -> None:
     validated = ArgumentSpecValidator(_evidence.ARGUMENT_SPEC).validate(options)
     with pytest.raises(RolloutError, match="cancelled by SIGTERM"):
         _evidence.run(validated.validated_parameters, context)
-
