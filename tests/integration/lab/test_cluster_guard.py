@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -29,6 +31,7 @@ from ansible_collections.signal.rollout.plugins.module_utils import (
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 
 from .conftest import Mesh, connection, wait_until
+from .test_traffic_guard import Playbook, canary_tasks, route_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVICE, HOLDER, LEASE_SECONDS, GRACE = "echo", "jane@bastion/1-1", 3, 0.5
@@ -55,25 +58,9 @@ class Release:
         }
         return _record.run(params, Context())
 
-    def renew(self, kube: _kube.Kube | None = None) -> None:
-        _record.renew(kube or self.kube, self.namespace, _record.lease_name(SERVICE), HOLDER)
+    def renew(self) -> None:
+        _record.renew(self.kube, self.namespace, _record.lease_name(SERVICE), HOLDER)
 
-    @contextlib.contextmanager
-    def alive(self) -> Iterator[None]:
-        """Renew the lock twice a second, as long as the run lives."""
-        dead, kube = threading.Event(), self.kube.clone()
-
-        def live() -> None:
-            while not dead.wait(0.5):
-                self.renew(kube)
-
-        run = threading.Thread(target=live, daemon=True)
-        run.start()
-        try:
-            yield
-        finally:
-            dead.set()
-            run.join(10)
 
     def params(self, **options: Any) -> dict[str, Any]:
         route = {
@@ -107,23 +94,42 @@ class Release:
 
     def told(self) -> list[tuple[str, str]]:
         """Reason and object of the Kubernetes Events of guards."""
-        return [(one["reason"], one["involvedObject"]["kind"]) for one in self.events()]
+        return [(one["reason"], one["involvedObject"]["kind"]) for one in guard_events(self.mesh)]
 
-    def events(self) -> list[dict[str, Any]]:
-        found = self.kube.list(_kube.path_of("", "v1", "events", self.namespace))
-        return [one for one in found if (one.get("source") or {}).get("component") == "signal-rollout-guard"]
 
-    def remove(self) -> None:
-        objects = [
-            *[_kube.path_of("batch", "v1", "jobs", self.namespace, job["metadata"]["name"]) for job in self.jobs()],
-            _kube.path_of("coordination.k8s.io", "v1", "leases", self.namespace, _record.lease_name(SERVICE)),
-            _kube.path_of("", "v1", "configmaps", self.namespace, _record.record_name(SERVICE)),
-        ]
-        for path in objects:
-            if self.kube.find(path) is not None:
-                self.kube.delete(path, propagation="Background")
-        for event in self.events():
-            self.kube.delete(_kube.path_of("", "v1", "events", self.namespace, event["metadata"]["name"]))
+
+def remove(mesh: Mesh) -> None:
+    """Remove what releases and guards have left in the namespace."""
+    kube, namespace = mesh.kube, mesh.namespace
+    jobs, events = _kube.path_of("batch", "v1", "jobs", namespace), _kube.path_of("", "v1", "events", namespace)
+    objects = [
+        *[f"{jobs}/{job['metadata']['name']}" for job in kube.list(jobs)],
+        *[f"{events}/{event['metadata']['name']}" for event in guard_events(mesh)],
+        _kube.path_of("coordination.k8s.io", "v1", "leases", namespace, _record.lease_name(SERVICE)),
+        _kube.path_of("", "v1", "configmaps", namespace, _record.record_name(SERVICE)),
+    ]
+    for path in objects:
+        if kube.find(path) is not None:
+            kube.delete(path, propagation="Background")
+
+
+def guard_events(mesh: Mesh) -> list[dict[str, Any]]:
+    found = mesh.kube.list(_kube.path_of("", "v1", "events", mesh.namespace))
+    return [one for one in found if (one.get("source") or {}).get("component") == "signal-rollout-guard"]
+
+
+def end_machine(playbook: int, guard: int) -> None:
+    """End ansible-playbook, everything that it has started, and its guard, as the loss of power would: nobody can do anything any more."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+    doomed = {playbook, guard}
+    while more := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
+        doomed |= more
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in doomed:
+            os.kill(pid, number)
 
 
 def rights(namespace: str) -> list[tuple[str, dict[str, Any]]]:
@@ -149,7 +155,7 @@ def allowed(shared_mesh: Mesh) -> Mesh:
 def release(allowed: Mesh, mesh: Mesh) -> Iterator[Release]:
     made = Release(mesh)
     yield made
-    made.remove()
+    remove(mesh)
 
 
 class Relay:
@@ -222,12 +228,8 @@ def weights(release: Release) -> list[list[int]]:
 
 
 def test_traffic_of_every_route_is_back_when_nobody_renews_the_lock_and_the_next_person_is_told(release: Release) -> None:
-    with release.alive():
-        started = release.guard()
-        assert (started["changed"], started["running"]) == (True, True)
-        assert release.guard()["changed"] is False, "it is there already"
-        time.sleep(LEASE_SECONDS + GRACE + 1)
-        assert weights(release) == [[90, 10], [90, 10]], "the run lives"
+    started = release.guard()
+    assert (started["changed"], started["running"]) == (True, True)
     wait_until("traffic is back", lambda: weights(release) == [BLUE, BLUE], 15)
     wait_until("it has said so", lambda: release.said()["state"] == "moved", 10)
     assert (release.said()["before"], release.said()["after"], release.said()["holder"]) == (10, 0, HOLDER)
@@ -248,6 +250,25 @@ def test_traffic_of_every_route_is_back_when_nobody_renews_the_lock_and_the_next
     release.act("resume", holder="joe@laptop/2-2", version="v2", plan={"stable_version": "v1"})
     kinds = [event["kind"] for event in release.act("show")["events"]]
     assert kinds == ["guard", "resumed"]
+
+
+def test_run_that_lives_is_left_alone_and_one_that_dies_together_with_its_guard_is_not(allowed: Mesh, mesh: Mesh, tmp_path: Path) -> None:
+    guard = {"state": "started", "service": SERVICE, "abort_route": route_of(mesh), "image": "localhost/signal-service:v1", "grace": GRACE}
+    tasks = canary_tasks(tmp_path, mesh=mesh)
+    tasks.insert(-2, {"name": "Start the guard in the cluster", "signal.rollout.cluster_guard": guard})
+    playbook = Playbook(mesh, tmp_path, tasks, "auto")
+    try:
+        playbook.wait_for_task("Something slow")
+        # The lock of these tasks lasts 5 s, and the task that takes its time does not renew it.
+        time.sleep(5 + GRACE + 2)
+        assert mesh.weights() == [90, 10] and playbook.process.poll() is None
+        end_machine(playbook.process.pid, playbook.guard()["pid"])
+        playbook.process.wait(10)
+        wait_until("traffic is back", lambda: mesh.weights() == BLUE, 20)
+        assert "ended" not in playbook.guard() and playbook.events() == [], "nobody on this machine did it"
+    finally:
+        playbook.process.kill()
+        remove(mesh)
 
 
 def test_guard_that_is_removed_leaves_nothing_and_does_nothing(release: Release) -> None:
