@@ -104,11 +104,11 @@ def test_twelve_defects_planted_at_once_are_all_named_in_one_run_that_writes_not
     before = versions(mesh)
     try:
         code, output = preflight(
-            rollout_environment="production",
+            rollout_environment="elsewhere",
             rollout_db_owner_password="not-the-password",  # noqa: S106
             rollout_prometheus_url="http://10.79.0.53:9",
             rollout_base_url="http://169.254.169.254",
-            communication_targets=["no address at all"],
+            communication_targets=["nosuchservice://somewhere"],
             preflight_redis_limits={"maxmemory_policies": ["noeviction"]},
             preflight_services=contracts(worse),
         )
