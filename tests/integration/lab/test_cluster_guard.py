@@ -138,7 +138,7 @@ def rights(namespace: str) -> list[tuple[str, dict[str, Any]]]:
     text = text.replace("signal-service", SERVICE).replace("namespace: signal\n", f"namespace: {namespace}\n")
     plurals = {"ServiceAccount": "serviceaccounts", "Role": "roles", "RoleBinding": "rolebindings"}
     found = []
-    for body in yaml.safe_load_all(text):
+    for body in yaml.safe_load(text)["items"]:
         group, _slash, version = body["apiVersion"].rpartition("/")
         found.append((_kube.path_of(group, version, plurals[body["kind"]], namespace), body))
     return found

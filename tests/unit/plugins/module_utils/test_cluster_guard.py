@@ -128,7 +128,7 @@ def test_silence_begins_anew_after_a_gap_in_which_nothing_was_seen() -> None:
 
 
 def test_rights_of_the_shipped_file_are_those_that_the_guard_needs_and_no_more() -> None:
-    account, role, binding = yaml.safe_load_all((ROOT / _cluster_guard.RBAC_FILE).read_text())
+    account, role, binding = yaml.safe_load((ROOT / _cluster_guard.RBAC_FILE).read_text())["items"]
     routes = [{"kind": kind, "namespace": "signal", "name": "signal-service"} for kind in ("VirtualService", "HTTPRoute")]
     needed = _cluster_guard.needed_rights("signal-service", "signal", routes)["signal"]
     assert _cluster_guard.missing_rights(role["rules"], needed) == []
