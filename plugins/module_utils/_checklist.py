@@ -84,7 +84,7 @@ def mistakes_in(proofs: Mapping[str, Any]) -> list[str]:
 
 def _state(item: Item, record: Mapping[str, Any], attestation: Mapping[str, Any] | None, proof: Mapping[str, Any] | None) -> Found:
     if item.proof == KEPT and proof is not None:
-        at = f" ({proof['time']})" if proof.get("time") else ""
+        at = f" ({str(proof['time'])[:16].replace('T', ' ')} UTC)" if proof.get("time") else ""
         return proof["state"], f"{proof['evidence']}{at}"
     if item.for_people and attestation is not None:
         comment = f": {attestation['comment']}" if attestation.get("comment") else ""

@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 460, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 24
 # Two neighbours further apart than so many steps are not joined: nothing was seen between them.
 _GAP_STEPS = 3.5
+# Room that the words of a mark take.
+_WORDS = 34
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ def svg(chart: Chart) -> str:
         lines.append(f'<text class="axis" x="{_LEFT - 6}" y="{y(value) + 3.5:.1f}" text-anchor="end">{figure(value)}</text>')
     for place, mark in enumerate(chart.marks):
         lines.append(f'<line class="mark" x1="{x(mark.time):.1f}" x2="{x(mark.time):.1f}" y1="{_TOP}" y2="{base}"/>')
-        # Neighbours in two rows, so that they do not run into each other.
-        lines.append(f'<text class="axis" x="{x(mark.time) + 3:.1f}" y="{_TOP - 4 if place % 2 else _TOP + 8}">{escape(mark.words)}</text>')
+        # Neighbours in two rows, so that they do not run into each other; at the right edge on the line's other side.
+        late = x(mark.time) > WIDTH - _RIGHT - _WORDS
+        place_x, anchor = (x(mark.time) - 3, "end") if late else (x(mark.time) + 3, "start")
+        height = _TOP - 4 if place % 2 else _TOP + 8
+        lines.append(f'<text class="axis" x="{place_x:.1f}" y="{height}" text-anchor="{anchor}">{escape(mark.words)}</text>')
     if chart.limit is not None:
         lines.append(f'<line class="limit" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(chart.limit):.1f}" y2="{y(chart.limit):.1f}"/>')
     for run in _runs(chart):

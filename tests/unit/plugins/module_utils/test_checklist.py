@@ -209,7 +209,7 @@ def test_a_measurement_counts_more_than_an_attestation_which_counts_only_where_p
 def test_a_kept_proof_is_shown_with_its_figures_and_its_time() -> None:
     proofs = {REDIS: {"state": "proven", "evidence": "PING p99 0.4 ms", "time": "2026-11-24T10:00:00Z", "by": "jane"}}
     tick = next(tick for tick in _checklist.ticks({}, {}, proofs) if tick.item.id == REDIS)
-    assert tick.evidence == "PING p99 0.4 ms (2026-11-24T10:00:00Z)"
+    assert tick.evidence == "PING p99 0.4 ms (2026-11-24 10:00 UTC)"
 
 
 def test_attestations_for_another_version_or_plan_do_not_count() -> None:
