@@ -40,13 +40,16 @@ LOAD = {"RATE": "50", "DURATION": "5s"}
 
 
 class Pipeline:
-    def __init__(self, target: Path) -> None:
+    """Writes all reports into ``target``, bound to ``commit``; without it, to the last commit that changed the service."""
+
+    def __init__(self, target: Path, commit: str = "") -> None:
         self.paths = Paths.from_environment()
+        self.commit = commit
         self.target = target
         self.folder = target.with_name(target.name + ".partial")
 
     def run(self) -> None:
-        commit = self.commit()
+        commit = self.commit or committed()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.unit_tests()
@@ -62,14 +65,6 @@ class Pipeline:
         self.folder.rename(self.target)
         print(f"evidence of commit {commit[:12]} is in {self.target}")
 
-    @staticmethod
-    def commit() -> str:
-        changed = command(["git", "-C", str(parts.ROOT), "status", "--porcelain", "--", SERVICE], timeout=30).strip()
-        if changed:
-            raise parts.Stop(f"{SERVICE} differs from the commit that evidence is bound to: {changed}. Commit it, then run make lab-evidence again.")
-        # The last commit that changed the service: later ones release the same.
-        return command(["git", "-C", str(parts.ROOT), "log", "-1", "--format=%H", "--", SERVICE], timeout=30).strip()
-
     def step(self, name: str, arguments: Sequence[str], **environment: str) -> int:
         """Run one step; that tests fail is for the reports to say."""
         print(f"==> {name}", flush=True)
@@ -81,13 +76,15 @@ class Pipeline:
             return parts.run(list(arguments), deadline=300, log=log).code
 
     def unit_tests(self) -> None:
-        data = f"--data-file={self.folder.parent / (NAME + '.coverage')}"
+        kept = self.folder.parent / f"{NAME}.coverage"
+        data = f"--data-file={kept}"
         python = parts.tool("python")
         included = ",".join(f"{SERVICE}/app/{name}.py" for name in UNITS)
         tests = [f"tests/unit/signal_service/test_{name}.py" for name in UNIT_TESTS]
         pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, f"--junitxml={self.folder / 'unit.xml'}"]
         self.step("unit tests", [python, "-m", "coverage", "run", data, f"--include={included}", *pytest])
         self.step("coverage", [python, "-m", "coverage", "xml", data, "-o", str(self.folder / "coverage.xml")])
+        kept.unlink(missing_ok=True)
 
     def scan(self) -> None:
         self.step("scan", [parts.tool("bandit"), "-q", "-r", f"{SERVICE}/app", "-f", "sarif", "-o", str(self.folder / "bandit.sarif")])
@@ -169,6 +166,14 @@ class Pipeline:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         program = [str(self.paths.bin / "kubectl"), "--kubeconfig", str(self.paths.kubeconfig / "admin"), *arguments]
         return command(program, timeout=90, stdin=stdin)
+
+
+def committed() -> str:
+    """Return the last commit that changed the service: later ones release the same. Raises :class:`parts.Stop` when its files differ from it."""
+    changed = command(["git", "-C", str(parts.ROOT), "status", "--porcelain", "--", SERVICE], timeout=30).strip()
+    if changed:
+        raise parts.Stop(f"{SERVICE} differs from the commit that evidence is bound to: {changed}. Commit it, then run make lab-evidence again.")
+    return command(["git", "-C", str(parts.ROOT), "log", "-1", "--format=%H", "--", SERVICE], timeout=30).strip()
 
 
 def main() -> int:
