@@ -42,13 +42,12 @@ def test_a_call():
 def test_a_put():
     assert intrinsic(90, 100, False) == 10
 """
-# Against the service that runs in the lab, through its gateway.
+# Against a pod of v1.
 INTEGRATION_TESTS = """
 import urllib.request
 
 def test_the_service_answers_as_version_EXPECTED():
-    request = urllib.request.Request("http://10.79.0.60/livez", headers={"Host": "signal-service.lab"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen("URL/livez", timeout=30) as answer:
         assert answer.headers["x-signal-version"] == "EXPECTED"
 """
 LOAD = """
@@ -56,7 +55,7 @@ import http from 'k6/http';
 import { check } from 'k6';
 export const options = { iterations: 20, vus: 2, thresholds: { checks: ['rate>0.99'] } };
 export default function () {
-  const answer = http.get('http://10.79.0.60/PATH', { headers: { Host: 'signal-service.lab' } });
+  const answer = http.get('URL');
   check(answer, { 'status is 200': (r) => r.status === 200 });
 }
 """
@@ -104,12 +103,12 @@ class Pipeline:
         self.tool(python, "-m", "coverage", "run", data, "--include=pricing.py", *pytest_)
         self.tool(python, "-m", "coverage", "xml", data, "-o", str(self.reports / "coverage.xml"))
 
-    def others(self, path: str) -> None:
+    def others(self, url: str) -> None:
         python = sys.executable
         self.tool(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_service.py", f"--junitxml={self.reports / 'integration.xml'}")
         self.tool(python, "-m", "bandit", "-q", "-r", "pricing.py", "-f", "sarif", "-o", str(self.reports / "bandit.sarif"))
         script = self.reports.parent / "load.js"
-        script.write_text(LOAD.replace("PATH", path))
+        script.write_text(LOAD.replace("URL", url))
         self.tool(str(Path(sys.executable).with_name("k6")), "run", "-q", f"--summary-export={self.reports / 'k6.json'}", str(script))
 
     def bind(self) -> None:
@@ -121,7 +120,7 @@ class Pipeline:
     def ask(self, **options: Any) -> dict[str, Any]:
         reports: dict[str, Any] = {
             "unit_tests": ["unit.xml"], "coverage": ["coverage.xml"], "coverage_above_percent": 90, "integration_tests": ["integration.xml"],
-            "benchmarks": [{"path": "k6.json", "limits": [{"name": "latency p95", "value": 'metrics.http_req_duration."p(95)"', "below": 5000, "unit": "ms"}]}],
+            "benchmarks": [{"path": "k6.json", "limits": [{"name": "latency p95", "value": 'metrics.http_req_duration."p(95)"', "below": 60000}]}],
             "scans": ["bandit.sarif"], "forbidden_severities": ["critical", "high"],
         }  # fmt: skip
         return ask(**{"root": str(self.reports), "commit": self.head, "manifest": "evidence.json", **reports, **options})
@@ -142,24 +141,45 @@ def evidence(answer: dict[str, Any], box: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory, ansible: Ansible) -> Pipeline:
+def service(kube: _kube.Kube) -> Iterator[dict[str, str]]:
+    """Addresses of a pod of each version, which need no database to show their API."""
+    namespace = f"evidence-{uuid.uuid4().hex[:8]}"
+    kube.post("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    pods = _kube.path_of("", "v1", "pods", namespace)
+    nowhere = {"PGHOST": "127.0.0.1", "PGUSER": "x", "PGDATABASE": "x", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    try:
+        for version in ("v1", "v2"):
+            container = {
+                "name": "app", "image": f"localhost/signal-service:{version}", "imagePullPolicy": "Never", "workingDir": "/opt/signal-service",
+                "command": ["python3", "-m", "app"], "env": [{"name": name, "value": value} for name, value in nowhere.items()],
+                "readinessProbe": {"httpGet": {"path": "/livez", "port": 8080}, "periodSeconds": 1},
+            }  # fmt: skip
+            spec = {"automountServiceAccountToken": False, "enableServiceLinks": False, "terminationGracePeriodSeconds": 0, "containers": [container]}
+            kube.post(pods, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": version}, "spec": spec})
+        wait_until("both are ready", lambda: all(pod_is_ready(kube.get(f"{pods}/{version}")) for version in ("v1", "v2")), 60)
+        yield {version: f"http://{kube.get(f'{pods}/{version}')['status']['podIP']}:8080" for version in ("v1", "v2")}
+    finally:
+        kube.delete(f"/api/v1/namespaces/{namespace}")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, ansible: Ansible, service: dict[str, str]) -> Pipeline:
     made = Pipeline(tmp_path_factory.mktemp("good"), ansible)
-    made.commit(pricing=CODE, test_pricing=UNIT_TESTS, test_service=INTEGRATION_TESTS.replace("EXPECTED", "v1"))
+    made.commit(pricing=CODE, test_pricing=UNIT_TESTS, test_service=INTEGRATION_TESTS.replace("EXPECTED", "v1").replace("URL", service["v1"]))
     made.unit()
-    made.others("livez")
+    made.others(f"{service['v1']}/livez")
     made.bind()
     return made
 
 
 @pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory, ansible: Ansible) -> Pipeline:
+def bad(tmp_path_factory: pytest.TempPathFactory, ansible: Ansible, service: dict[str, str]) -> Pipeline:
     """A sign is wrong, the version that runs is not the expected one, the load test meets 404, and a shell is called with foreign text."""
     made = Pipeline(tmp_path_factory.mktemp("bad"), ansible)
-    made.commit(
-        pricing=CODE.replace("strike - spot", "spot - strike") + UNSAFE, test_pricing=UNIT_TESTS, test_service=INTEGRATION_TESTS.replace("EXPECTED", "v2")
-    )
+    tests = INTEGRATION_TESTS.replace("EXPECTED", "v2").replace("URL", service["v1"])
+    made.commit(pricing=CODE.replace("strike - spot", "spot - strike") + UNSAFE, test_pricing=UNIT_TESTS, test_service=tests)
     made.unit()
-    made.others("nothing-here")
+    made.others(f"{service['v1']}/nothing-here")
     made.bind()
     return made
 
@@ -275,28 +295,6 @@ def test_a_document_that_is_gone_leaves_its_box_open_and_fails_those_that_link_t
 
 
 # --- the API of the lab's own service --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def service(kube: _kube.Kube) -> Iterator[dict[str, str]]:
-    """Addresses of a pod of each version, which need no database to show their API."""
-    namespace = f"evidence-{uuid.uuid4().hex[:8]}"
-    kube.post("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    pods = _kube.path_of("", "v1", "pods", namespace)
-    nowhere = {"PGHOST": "127.0.0.1", "PGUSER": "x", "PGDATABASE": "x", "REDIS_URL": "redis://127.0.0.1:1/0"}
-    try:
-        for version in ("v1", "v2"):
-            container = {
-                "name": "app", "image": f"localhost/signal-service:{version}", "imagePullPolicy": "Never", "workingDir": "/opt/signal-service",
-                "command": ["python3", "-m", "app"], "env": [{"name": name, "value": value} for name, value in nowhere.items()],
-                "readinessProbe": {"httpGet": {"path": "/livez", "port": 8080}, "periodSeconds": 1},
-            }  # fmt: skip
-            spec = {"automountServiceAccountToken": False, "enableServiceLinks": False, "terminationGracePeriodSeconds": 0, "containers": [container]}
-            kube.post(pods, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": version}, "spec": spec})
-        wait_until("both are ready", lambda: all(pod_is_ready(kube.get(f"{pods}/{version}")) for version in ("v1", "v2")), 60)
-        yield {version: f"http://{kube.get(f'{pods}/{version}')['status']['podIP']}:8080" for version in ("v1", "v2")}
-    finally:
-        kube.delete(f"/api/v1/namespaces/{namespace}")
 
 
 @pytest.mark.box("documentation.api_docs")
