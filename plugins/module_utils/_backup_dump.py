@@ -35,6 +35,7 @@ _HINTS: tuple[tuple[str, str], ...] = (
     ("Disk quota exceeded", "free space in dest, or set another one"),
     ("out of shared memory", "raise max_locks_per_transaction on the server: every chunk takes one lock"),
     ("lock timeout", "see who holds the lock: SELECT pid, usename, state, query FROM pg_stat_activity WHERE xact_start < now() - interval '10 s'"),
+    ("unsupported startup parameter", "give host and port of the server itself: a pooler shares its sessions out"),
     ("server version mismatch", "name a client of the server's major version or newer in client_dir"),
     ("permission denied", "give the role pg_read_all_data"),
     ("row-level security", "give the role BYPASSRLS"),

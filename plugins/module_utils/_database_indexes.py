@@ -82,6 +82,7 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
         _check(params)
         declared, result["passed_over"] = _declared(params)
         with contextlib.closing(_postgresql.connect_committing(params, params["timeout"])) as session:
+            session.refuse_pooler()
             run_of = _Run(params, context, session, result, started + params["timeout"])
             run_of.reach(declared)
     except RolloutError as error:

@@ -203,7 +203,7 @@ class Child:
         return f"{self.name}: {one_line(' '.join(worst[:4]), 400) or 'it said nothing'} ({how})"
 
 
-class _Local(subprocess.Popen[bytes]):
+class _Local(subprocess.Popen):
     """A program of this machine, with all that it starts."""
 
     def end(self, number: int) -> None:

@@ -163,6 +163,15 @@ class Session:
         """The server's process id of this session, as in pg_stat_activity."""
         return int(self._connection.info.backend_pid)
 
+    def refuse_pooler(self) -> None:
+        """Raise :class:`RolloutError` where a pooler shares sessions out: locks and settings would stay with one that is somebody else's next."""
+        seen = int(self.rows("SELECT pg_backend_pid() AS process")[0]["process"])
+        if seen != self.process:
+            raise RolloutError(
+                f"{self.name}: the connection goes through a pooler (the session is process {seen}, the connection said "
+                f"{self.process}), where a lock does not stay with its run. Next: give host and port of the server itself"
+            )
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what is run inside together, or none of it. Only for a committing session."""

@@ -32,7 +32,7 @@ RUN = _key("run")
 FENCE = _key("fence")
 
 _SERVER = """
-SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS standby, pg_backend_pid() AS process,
+SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery() AS standby,
   current_setting('transaction_read_only') = 'on' AS read_only, current_setting('is_superuser') = 'on' AS superuser
 """
 # What a migration may make, by schema and name, with a digest of its definition. Chunks and members of extensions are not listed.
@@ -118,13 +118,9 @@ class SchemaState:
 
     def server(self) -> Server:
         """Look at the server; raises :class:`RolloutError` for one that cannot be migrated through this connection."""
+        self.session.refuse_pooler()
         seen = self.session.rows(_SERVER)[0]
         name = self.session.name
-        if seen["process"] != self.session.process:
-            raise RolloutError(
-                f"{name}: the connection goes through a pooler (the session is process {seen['process']}, the connection said "
-                f"{self.session.process}), where a lock does not stay with its run. Next: give host and port of the server itself"
-            )
         if seen["standby"]:
             raise RolloutError(f"{name}: the server is a standby, expected the primary. Next: give the primary's address")
         if seen["read_only"]:

@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from .conftest import run_tasks
@@ -20,6 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = str(LAB / "pgclient/bin")
 INI = str(ROOT / "lab/signal_service/release/migrations/alembic.ini")
 INDEX = {"table": "logs", "name": "logs_service_contract", "definition": "(service, timestamp DESC)"}
+# As much of the release's schema as its next migrations change.
+SCHEMA = """
+create extension timescaledb;
+create table alembic_version (version_num varchar(32) primary key);
+insert into alembic_version values ('0001');
+create table logs (timestamp timestamptz not null, service text not null);
+create table api_requests (timestamp timestamptz not null, service text not null);
+"""
 LOGIN = {"login_host": "127.0.0.1", "login_user": "signal_owner", "login_db": "signal_db"}
 BACKUP = {**LOGIN, "dest": "/nonexistent/backups", "client_dir": CLIENTS}
 
@@ -52,16 +64,28 @@ READING: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+HOST = "10.79.0.50"
 DOORS = ["in_process", "module"]
+
+
+def password() -> str:
+    return (LAB / "secrets/postgres").read_text(encoding="utf-8")
+
+
+def execute(database: str, statements: str) -> None:
+    connection = psycopg2.connect(host=HOST, dbname=database, user="postgres", password=password(), connect_timeout=5)
+    connection.autocommit = True
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute(statements)
 
 
 class Answers:
     """What each door has answered to all cases, and everything that it printed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str) -> None:
         self.folder = folder
-        self.password = (LAB / "secrets/postgres").read_text(encoding="utf-8")
-        login = {"login_host": "10.79.0.50", "login_user": "postgres", "login_password": self.password, "login_db": "signal_db"}
+        self.password = password()
+        login = {"login_host": HOST, "login_user": "postgres", "login_password": self.password, "login_db": database}
         port = closed_port()
         tasks = [
             {"name": case, f"signal.rollout.{module}": {**arguments, "login_port": port, "login_password": SECRET}}
@@ -79,8 +103,14 @@ class Answers:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    return Answers(tmp_path_factory.mktemp("doors"))
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    name = f"contract_{uuid.uuid4().hex[:8]}"
+    execute("postgres", f"create database {name}")
+    try:
+        execute(name, SCHEMA)
+        yield Answers(tmp_path_factory.mktemp("doors"), name)
+    finally:
+        execute("postgres", f"drop database {name} with (force)")
 
 
 @pytest.mark.parametrize("case", list(REFUSED))

@@ -23,7 +23,7 @@ from ansible_collections.signal.rollout.plugins.module_utils import _database_in
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
-from .database import HOST, PORT, new_database, password, session
+from .database import HOST, PORT, Pooler, new_database, password, session
 
 SCHEMA = """
 create schema di authorization signal_owner;
@@ -305,3 +305,14 @@ def test_progress_is_shown(database: str, sql: Any) -> None:
     lines: list[str] = []
     di.run(options(database, progress_interval=0.3, **one("(di.slow(instrument))")), Context(progress=lines.append))
     assert any("building index" in line and "di.orders" in line for line in lines), lines
+
+
+def test_a_pooler_is_refused_before_anything_is_locked_or_written(database: str, sql: Any) -> None:
+    pooler = Pooler()
+    pooler.start()
+    wanted = options(database, login_host="127.0.0.1", login_port=pooler.port, ssl_mode="disable", **one("(made)"))
+    with pytest.raises(RolloutError, match=r"goes through a pooler .*Next: give host and port of the server itself") as failure:
+        di.run(wanted, Context())
+    assert failure.value.result["changed"] is False
+    sql.execute("select to_regclass('di.orders_x_idx')")
+    assert sql.fetchone()[0] is None

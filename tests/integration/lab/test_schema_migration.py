@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +26,7 @@ from ansible_collections.signal.rollout.plugins.module_utils import _schema_stat
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
-from .database import HOST, PORT, open_session, password, session
+from .database import HOST, PORT, Pooler, open_session, password, session
 
 RELEASE = Path(__file__).resolve().parents[3] / "lab/signal_service/release/migrations"
 SCRIPT = """
@@ -325,31 +323,6 @@ def test_script_that_does_not_load_is_named(database: str, scripts: Path) -> Non
     (scripts / "versions/broken.py").write_text("import no_such_library\n", encoding="utf-8")
     error = refused(database, alembic_ini=str(scripts / "alembic.ini"))
     assert "No module named 'no_such_library'" in error.message and "name Alembic's own interpreter" in error.message
-
-
-class Pooler(threading.Thread):
-    """Passes one connection on, and says another process id than the server, as a pooler does."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError):
-            client, _address = self.listener.accept()
-            server = socket.create_connection((HOST, PORT))
-            threading.Thread(target=self.passed, args=(client, server), daemon=True).start()
-            self.passed(server, client)
-
-    def passed(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                at = data.find(b"K\x00\x00\x00\x0c")
-                if at >= 0:
-                    data = data[: at + 5] + b"\x00\x12\x34\x56" + data[at + 9 :]
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
 
 
 def test_pooler_is_refused(database: str) -> None:
