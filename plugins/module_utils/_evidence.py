@@ -247,9 +247,9 @@ class _Judge:
             except (Unusable, HttpError) as error:
                 unusable.append(error.message)
         if bad:
-            raise Refused("; ".join(bad))
+            raise Refused("; ".join(dict.fromkeys(bad)))
         if unusable:
-            raise Unusable("; ".join(unusable))
+            raise Unusable("; ".join(dict.fromkeys(unusable)))
         return answers
 
     def _bound(self, patterns: list[str], read: Callable[[str, bytes], tuple[T, Any]]) -> list[T]:
