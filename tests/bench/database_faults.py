@@ -383,11 +383,12 @@ class Migrations:
             self._after(trial, database, before, result)
         return trial
 
-    def kill(self, place: int) -> Trial:
+    def kill(self, place: int | tuple[str, ...]) -> Trial:
         trial = Trial(self.step, KILLED, f"{place} of {self.messages}", "killed")
         with self.copy() as database, faults.proxy(HOST, PORT) as between:
             before = self.state(database)[1]
-            between.at = place
+            aim(between, KILLED, place)
+            between.action = None
             run = faults.Run(lambda: self.migrate(database, login_host="127.0.0.1", login_port=between.port))
             between.action = run.kill
             trial.late = not run.killed()
