@@ -47,7 +47,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "validate_certs": {"type": "bool", "default": True},
     "ca_cert": {"type": "path"},
     "client_cert": {"type": "path"},
-    "client_key": {"type": "path"},
+    "client_key": {"type": "path", "no_log": False},
     "topology": {"type": "str", "choices": list(_redis_rules.TOPOLOGIES)},
     "sentinel_primary": {"type": "str"},
     "sentinel_password": {"type": "str", "no_log": True},

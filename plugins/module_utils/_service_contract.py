@@ -59,7 +59,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "validate_certs": {"type": "bool", "default": True},
     "ca_cert": {"type": "path"},
     "client_cert": {"type": "path"},
-    "client_key": {"type": "path"},
+    "client_key": {"type": "path", "no_log": False},
     "timeout": {"type": "float", "default": 5.0},
 }
 SUPPORTS_CHECK_MODE = True
