@@ -88,6 +88,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "usage_report",
         {"service": "signal-service", "stable_version": "v1", "version": "v2", "released": "yesterday", "window": 0, "parts": ["resources"]},
     ),
+    "unreachable server, sign-off": ("signoff", {"service": "signal-service", "version": "v2"}),
+    "rejection without a reason": (
+        "signoff",
+        {"service": "signal-service", "version": "v2", "state": "decided", "role": "qa", "decision": "reject", "approvers": {"qa": {"users": ["x"]}}},
+    ),
+    "unreachable server, message": (
+        "notify",
+        {"targets": ["json://x"], "event": "start", "title": "t", "body": "b", "service": "signal-service", "version": "v2", "holder": "contract-test"},
+    ),
     "replicas below 0": ("workload_scale", {"name": "signal-service-v2", "replicas": -1}),
     "no replicas": ("workload_scale", {"name": "signal-service-v2"}),
     "gauge without its port": (
