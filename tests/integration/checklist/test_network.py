@@ -65,14 +65,15 @@ def green(mesh: Mesh) -> dict[str, Any]:
 @pytest.fixture
 def filtered(mesh: Mesh) -> Iterator[None]:
     """Green's pod cannot reach Redis, as if a policy were enforced."""
-    uid = green(mesh)["metadata"]["uid"]
-    process = next(
-        path.name for path in Path("/proc").glob("[0-9]*") if uid.replace("-", "_") in cgroup(path) or uid in cgroup(path)
-    )  # fmt: skip
+    process = process_of(green(mesh)["metadata"]["uid"])
     rule = ["OUTPUT", "-p", "tcp", "-d", "10.79.0.51", "-j", "DROP"]
     subprocess.run(["nsenter", "-t", process, "-n", "iptables", "-I", *rule], check=True, timeout=10)
     yield
     subprocess.run(["nsenter", "-t", process, "-n", "iptables", "-D", *rule], check=True, timeout=10)
+
+
+def process_of(uid: str) -> str:
+    return next(path.name for path in Path("/proc").glob("[0-9]*") if uid.replace("-", "_") in cgroup(path) or uid in cgroup(path))
 
 
 def cgroup(process: Path) -> str:

@@ -21,9 +21,10 @@ import yaml
 from ansible_collections.signal.rollout.plugins.module_utils import _kube
 
 from ..lab.conftest import LAB, Mesh
-from .test_dependencies import WORSE, contracts, worse  # noqa: F401
+from . import test_dependencies
 from .test_infrastructure import release
 
+worse = test_dependencies.worse
 ROOT = Path(__file__).resolve().parents[3]
 BOXES = [
     "infrastructure.capacity", "infrastructure.redis", "dependencies.instrument", "dependencies.ticker", "dependencies.subscription", "dependencies.mesh",
@@ -90,7 +91,7 @@ def test_twelve_defects_planted_at_once_are_all_named_in_one_run_that_writes_not
     preflight: Callable[..., tuple[int, str]],
     release_dir: Path,
     tmp_path: Path,
-    worse: str,  # noqa: F811
+    worse: str,
 ) -> None:
     manifest = release_dir / "k8s/deployments/echo.yaml"
     body = yaml.safe_load(manifest.read_text())
@@ -110,7 +111,7 @@ def test_twelve_defects_planted_at_once_are_all_named_in_one_run_that_writes_not
             rollout_base_url="http://169.254.169.254",
             communication_targets=["nosuchservice://somewhere"],
             preflight_redis_limits={"maxmemory_policies": ["noeviction"]},
-            preflight_services=contracts(worse),
+            preflight_services=test_dependencies.contracts(worse),
         )
     finally:
         after = versions(mesh)
