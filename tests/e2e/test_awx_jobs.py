@@ -19,7 +19,7 @@ import ansible_runner
 import pytest
 import yaml
 
-from .conftest import QUICK, ROOT
+from .conftest import QUICK, ROOT, Stage
 
 
 class Tagged(str):
@@ -98,6 +98,32 @@ def awx(tmp_path: Path, ansible: Callable[..., CompletedProcess[str]]) -> Awx:
     listed = ansible("ansible-inventory", "-i", str(ROOT / "inventories/lab"), "--list", "--export")
     assert listed.returncode == 0, listed.stderr
     return Awx(tmp_path, json.dumps(json.loads(listed.stdout)))
+
+
+def test_the_jobs_of_a_workflow_stop_where_an_approval_is_waited_for_and_a_denial_leads_back(stage: Stage, awx: Awx) -> None:
+    wrong = awx.run("all phases", canary_until="10")
+    assert wrong.status == "failed" and "expected 100 (or nothing) in a run of all phases" in " ".join(wrong.output.split())
+    assert stage.record() == {}
+    for phase in ("migrate", "green"):
+        job = awx.run(phase)
+        assert job.status == "successful", job.output[-4000:]
+    assert stage.revision() == "0004" and stage.replicas("v2") and stage.weights() == [100, 0]
+    for step, weights in (("10", [90, 10]), ("50", [50, 50])):
+        job = awx.run("canary", canary_until=step)
+        assert job.status == "successful", job.output[-4000:]
+        assert stage.weights() == weights and stage.holder() == "" and stage.record()["outcome"] is None
+    again = awx.run("canary", canary_until="50")
+    assert again.status == "successful" and stage.weights() == [50, 50]
+    assert "Later steps: 100 %" in " ".join(again.output.split())
+    assert [entry["weight"] for entry in stage.record()["weights"]] == [10, 50]
+    early = awx.run("outcome", outcome_expected="complete")
+    assert early.status == "failed" and "outcome none" in " ".join(early.output.split())
+    assert awx.run("status").status == "successful"
+    # A denied approval goes this way; what a person typed stays text.
+    back = awx.run("rollback", rollback_reason="{{ 1 + 1 }} is what somebody typed")
+    assert back.status == "successful", back.output[-4000:]
+    assert stage.weights() == [100, 0] and stage.record()["notes"] == "{{ 1 + 1 }} is what somebody typed"
+    assert awx.run("outcome", outcome_expected="rolled_back").status == "successful"
 
 
 @pytest.mark.parametrize("version", ["1.10", "0123", "true"])
