@@ -16,9 +16,11 @@ from ansible_collections.signal.rollout.plugins.module_utils._context import Con
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
 from ..lab.conftest import connection
-from ..lab.test_messages import DEAD, OwnRelease, moment, namespace, tell  # noqa: F401
+from ..lab.test_messages import DEAD, OwnRelease, moment, namespace, tell
 from ..lab.test_rollout_record import PLAN
 
+# Fixtures: pytest finds them here by name.
+__all__ = ["namespace"]
 BEFORE = ["t_24h", "t_2h", "t_30m"]
 AFTER = ["metrics", "documentation"]
 
@@ -28,8 +30,8 @@ def release(kube: _kube.Kube, namespace: str) -> OwnRelease:  # noqa: F811
     return OwnRelease(kube, namespace)
 
 
-def boxes(release: OwnRelease, events: list[str], plan: dict[str, Any] = PLAN) -> set[str]:
-    given = {**connection(namespace=release.namespace), "service": release.service, "version": "v2", "plan": plan}
+def boxes(release: OwnRelease, events: list[str], plan: dict[str, Any] | None = None) -> set[str]:
+    given = {**connection(namespace=release.namespace), "service": release.service, "version": "v2", "plan": PLAN if plan is None else plan}
     checked = ArgumentSpecValidator(_release_checklist.ARGUMENT_SPEC).validate({key: value for key, value in given.items() if value is not None})
     answer = _release_checklist.run(checked.validated_parameters, Context())
     return {entry["state"] for entry in answer["items"] if entry["section"].startswith("communication") and entry["id"].rpartition(".")[2] in events}

@@ -61,7 +61,6 @@ class Release:
     def renew(self) -> None:
         _record.renew(self.kube, self.namespace, _record.lease_name(SERVICE), HOLDER)
 
-
     def params(self, **options: Any) -> dict[str, Any]:
         route = {
             "name": "echo", **self.mesh.destinations,
@@ -95,7 +94,6 @@ class Release:
     def told(self) -> list[tuple[str, str]]:
         """Reason and object of the Kubernetes Events of guards."""
         return [(one["reason"], one["involvedObject"]["kind"]) for one in guard_events(self.mesh)]
-
 
 
 def remove(mesh: Mesh) -> None:
