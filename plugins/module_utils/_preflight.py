@@ -96,6 +96,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
             "free_factor": {"type": "float", "default": 1.2},
             "max_age_hours": {"type": "float"},
             "verified": {"type": "str", "default": "read", "choices": ["read", "restored"]},
+            "local_client": {"type": "bool", "default": True},
         },
     },
     **_prometheus.ARGUMENT_SPEC,
@@ -551,6 +552,8 @@ def check_postgresql_client(site: Site, problem: Callable[..., Problem]) -> Iter
     options = site.params["postgresql"]
     if not options["pg_bin_dir"] and not site.params["backup"]:
         raise NotApplicable("no backup and no pg_bin_dir was named")
+    if site.params["backup"] and not site.params["backup"]["local_client"]:
+        raise NotApplicable("the backup is made by the programs of another container")
     for program in ("pg_dump", "pg_restore"):
         path = os.path.join(options["pg_bin_dir"], program) if options["pg_bin_dir"] else shutil.which(program) or program
         seen = _program_version(path, site.params["timeout"])

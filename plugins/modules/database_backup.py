@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: database_backup
 short_description: Back up a PostgreSQL or TimescaleDB database, and prove that the backup can be read
-version_added: 1.0.0
+version_added: 1.1.0
 description:
   - Makes a backup with C(pg_dump) and, beside it, a manifest of what it holds. For each table the manifest has the exact number of rows,
     the first and last time, the chunks, indexes and constraints, all seen in the very snapshot that is dumped.

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: database_restore
 short_description: Go back to a backup of a PostgreSQL or TimescaleDB database, and say first what that loses
-version_added: 1.0.0
+version_added: 1.1.0
 description:
   - Restores a backup into a new database beside the live one, compares it with the backup's manifest row by row count, and
     gives it the live one's name. The old database is kept under another name until it is dropped on purpose.

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: monitoring_check
 short_description: See whether every panel of a dashboard shows data, and whether every alert could fire and did not
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The signal.rollout authors (@signal-rollout)
 description:

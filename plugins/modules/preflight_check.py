@@ -231,6 +231,12 @@ options:
           - The free space needed, as a multiple of the size of the database.
         type: float
         default: 1.2
+      local_client:
+        description:
+          - Whether C(pg_dump) and C(pg_restore) of this host make it. With V(false) they are not looked for.
+        type: bool
+        default: true
+        version_added: 1.1.0
       max_age_hours:
         description:
           - The newest backup of the database there proves the box C(infrastructure.backups) while it is not older, in hours. Without this it is

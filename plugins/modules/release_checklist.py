@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: release_checklist
 short_description: Show, prove, attest and demand the boxes of the deployment checklist
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The signal.rollout authors (@signal-rollout)
 description:

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: release_evidence
 short_description: Prove boxes of the checklist by the reports, scans, reviews and documents of a release
-version_added: 1.0.0
+version_added: 1.1.0
 description:
   - Reads what a pipeline has written (reports of tests, coverage, benchmarks and scanners), the review of the commit, the documents and the
     API document, and says for each box of the checklist whether that proves it.

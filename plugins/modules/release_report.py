@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: release_report
 short_description: Write a release as one HTML page
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The signal.rollout authors (@signal-rollout)
 description:

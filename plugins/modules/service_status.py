@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: service_status
 short_description: Show how both versions of a service stand, in one call
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The signal.rollout authors (@signal-rollout)
 description:

@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: signoff
 short_description: Sign off a release, as whom the API server has authenticated
-version_added: 1.0.0
+version_added: 1.1.0
 author:
   - The signal.rollout authors (@signal-rollout)
 description:

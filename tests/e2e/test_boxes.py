@@ -55,6 +55,22 @@ def test_an_index_that_the_release_forgot_leaves_step_1_red(quiet_stage: Stage, 
     }
 
 
+def test_programs_of_the_database_s_own_pod_make_the_backup(quiet_stage: Stage) -> None:
+    done = quiet_stage.play(
+        "deploy_v2",
+        "--tags",
+        "database_migration",
+        # The deployer of the lab has no right to run programs beside the database.
+        rollout_kubeconfig=str(LAB / "kubeconfig" / "admin"),
+        database_migration_client_dir="",
+        database_migration_backup_pod={"namespace": "signal-data", "selector": "app=timescaledb"},
+    )
+    assert done.code == 0, done.output[-4000:]
+    assert quiet_stage.boxes("step_1.backup") == {"step_1.backup": "proven"}
+    (backup,) = quiet_stage.record()["steps"]["database_migration"]["evidence"]["backups"]
+    assert Path(backup["file"]).stat().st_size == backup["bytes"]
+
+
 @pytest.mark.box("step_2.configmaps", "step_2.secrets")
 def test_foreign_content_under_the_name_of_the_release_s_configuration_leaves_step_2_red(quiet_stage: Stage) -> None:
     name = "signal-service-config-v2"
@@ -68,6 +84,26 @@ def test_foreign_content_under_the_name_of_the_release_s_configuration_leaves_st
     done = quiet_stage.play("deploy_v2", "--tags", "configuration")
     assert done.code == 0, done.output[-4000:]
     assert quiet_stage.boxes("step_2.configmaps", "step_2.secrets") == {"step_2.configmaps": "proven", "step_2.secrets": "proven"}
+
+
+def test_a_secret_that_another_program_keeps_is_demanded_and_never_written(quiet_stage: Stage) -> None:
+    kept = {"configuration_secret_existing": "signal-service-vault", "configuration_secret_existing_keys": ["PGPASSWORD", "TOKEN"]}
+    path = _kube.path_of("", "v1", "secrets", "signal")
+    missing = quiet_stage.play("deploy_v2", "--tags", "configuration", **kept)
+    assert missing.code != 0 and "Secret signal/signal-service-vault does not exist" in " ".join(missing.output.split()), missing.output[-4000:]
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "signal-service-vault", "namespace": "signal"}, "stringData": {"PGPASSWORD": "x"}}
+    try:
+        quiet_stage.kube.post(path, body)
+        lacking = quiet_stage.play("deploy_v2", "--tags", "configuration", **kept)
+        assert lacking.code != 0 and "has no key TOKEN" in " ".join(lacking.output.split()), lacking.output[-4000:]
+        before = quiet_stage.find("", "v1", "secrets", "signal-service-vault")
+        done = quiet_stage.play("deploy_v2", "--tags", "configuration", **{**kept, "configuration_secret_existing_keys": ["PGPASSWORD"]})
+        assert done.code == 0, done.output[-4000:]
+        assert quiet_stage.find("", "v1", "secrets", "signal-service-vault") == before
+        assert quiet_stage.find("", "v1", "secrets", "signal-service-secrets-v2") is None
+        assert quiet_stage.boxes("step_2.secrets") == {"step_2.secrets": "proven"}
+    finally:
+        quiet_stage.kube.delete(f"{path}/signal-service-vault")
 
 
 @pytest.mark.box(*(item.id for item in _catalogue.ITEMS if item.step == "verification"))
