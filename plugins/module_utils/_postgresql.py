@@ -124,6 +124,16 @@ def address(params: Mapping[str, Any]) -> str:
     return f"PostgreSQL {params['login_host']}:{params['login_port']}/{params['login_db']} as {params['login_user']}"
 
 
+# Held in this mode, a table cannot be read, nor its size be asked.
+_HELD = """
+SELECT l.pid, l.relation::regclass::text AS "table", a.usename AS "user", a.application_name AS application,
+  extract(epoch FROM clock_timestamp() - a.xact_start)::float AS seconds
+FROM pg_locks l JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.pid <> pg_backend_pid() AND c.relkind IN ('r', 'p', 'm')
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY a.xact_start LIMIT 5
+"""
+
+
 class Session:
     """One connection whose statements are counted and whose errors are :class:`RolloutError`.
 
@@ -214,15 +224,30 @@ class Session:
         """Whether the connection has been lost or closed."""
         return bool(self._connection.closed)
 
+    def _held(self) -> str:
+        """Who holds a table so that nobody can even read it, in words; empty for nobody, or where that cannot be asked."""
+        self.rollback()
+        try:
+            found = self.raw_rows(_HELD)
+        except psycopg2.Error:
+            return ""
+        return "; ".join(
+            f"{row['table']} by process {row['pid']} ({row['user'] or 'unknown user'}, {one_line(row['application'] or 'no application name', 60)}) "
+            f"for {row['seconds'] or 0:.0f} s"
+            for row in found
+        )
+
     def translated(self, error: Any) -> RolloutError:
         """Return ``error`` as a message that names the database and what to do."""
         code = error.pgcode or ""
         # The first line is the primary message; what follows repeats the statement.
         text = one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
         if code == "57014":
+            held = self._held()
+            seen = f" Held meanwhile: {held}." if held else ""
             return RolloutError(
-                f"{self.name}: a statement did not end within query_timeout ({text}). "
-                "Next: raise query_timeout, or look for locks: SELECT * FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                f"{self.name}: a statement did not end within query_timeout ({text}).{seen} "
+                f"Next: {'wait for the end of that session, or ' if held else ''}raise query_timeout"
             )
         if code == "42501":
             return RolloutError(f"{self.name}: {text}. Next: use a role with that right, or grant it")
