@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,8 @@ _TERMINAL_WAITING = {
     "CreateContainerError": "the container cannot be created",
     "RunContainerError": "the container cannot be started",
 }
+# The kubelet says so while it has not yet got to see a new ConfigMap or Secret, and tries again.
+_PASSING = re.compile(r"^failed to sync (configmap|secret) cache\b")
 _LOG_LINES = 10
 
 
@@ -109,7 +112,7 @@ def _terminal(pod: dict[str, Any], limits: Limits, waited: float) -> str:
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = str(waiting.get("reason") or "")
         title = f"container {container.get('name')} of pod {name}"
-        if reason in _TERMINAL_WAITING:
+        if reason in _TERMINAL_WAITING and not _PASSING.search(str(waiting.get("message") or "")):
             return f"{title}: {reason}, {_TERMINAL_WAITING[reason]}: {one_line(waiting.get('message') or '')}"
         if container.get("restartCount", 0) >= limits.restart_limit and not container.get("ready"):
             ended = (container.get("lastState") or {}).get("terminated") or {}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _kube, _record, _release_checklist, _virtual_service
+from ansible_collections.signal.rollout.plugins.module_utils import _kube, _messages, _record, _release_checklist, _virtual_service
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +146,12 @@ class Stage:
         found = re.search(r"Report: (\S+\.html)", ended.output)
         assert found, ended.output[-4000:]
         return Path(found[1]).read_text(encoding="utf-8")
+
+    def told(self) -> list[str]:
+        """The messages that the deployment of the record has sent."""
+        record = self.record()
+        document = self.find("", "v1", "configmaps", _record.record_name("signal-service"))
+        return _messages.with_messages(record, document, record["version"], record["plan_hash"])["messages"]
 
     def holder(self) -> str:
         found = self.find("coordination.k8s.io", "v1", "leases", _record.lease_name("signal-service"))

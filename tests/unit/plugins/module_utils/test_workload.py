@@ -21,8 +21,8 @@ def pod(name: str = "green-1", **status: Any) -> dict[str, Any]:
     return {"metadata": {"name": name}, "status": {"phase": "Running", **status}}
 
 
-def waiting(reason: str, restarts: int = 0) -> dict[str, Any]:
-    container = {"name": "app", "restartCount": restarts, "ready": False, "state": {"waiting": {"reason": reason}}}
+def waiting(reason: str, restarts: int = 0, message: str = "") -> dict[str, Any]:
+    container = {"name": "app", "restartCount": restarts, "ready": False, "state": {"waiting": {"reason": reason, "message": message}}}
     return pod(containerStatuses=[container])
 
 
@@ -62,6 +62,18 @@ def test_more_ready_pods_demanded_than_replicas_is_refused() -> None:
 
 def test_fewer_available_pods_suffice_when_min_ready_says_so() -> None:
     assert state(deployment(availableReplicas=1), min_ready=1) == "ready"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("failed to sync secret cache: timed out waiting for the condition", "waiting"),
+        ("failed to sync configmap cache: timed out waiting for the condition", "waiting"),
+        ('secret "signal-service-secrets-v2" not found', "failed"),
+    ],
+)
+def test_configuration_that_the_node_has_not_seen_yet_is_waited_for(message: str, expected: str) -> None:
+    assert judge(deployment(availableReplicas=0), [waiting("CreateContainerConfigError", message=message)], Limits(), 0.0).state == expected
 
 
 @pytest.mark.parametrize(
