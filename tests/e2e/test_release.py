@@ -240,7 +240,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["canary_steps", "canary_max_error_percent", "canary_max_p99_ms"],
     ),
     "wrong cluster": ({"rollout_cluster_server": "https://10.0.0.1:6443"}, ["rollout_cluster_server"]),
-    "wrong environment": ({"rollout_environment": "production"}, ["rollout_environment"]),
+    "wrong environment": ({"rollout_environment": "staging"}, ["rollout_environment"]),
     "missing rights": ({"rollout_kubeconfig": "{{ signal_lab_dir }}/kubeconfig/viewer"}, ["patch", "virtualservices"]),
     "wrong database password and unreachable Prometheus": (
         {"rollout_db_owner_password": "certainly-not-it", "rollout_prometheus_url": "http://10.79.0.99:9090"},
