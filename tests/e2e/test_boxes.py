@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -87,8 +88,12 @@ def test_foreign_content_under_the_name_of_the_release_s_configuration_leaves_st
 
 
 def test_a_secret_that_another_program_keeps_is_demanded_and_never_written(quiet_stage: Stage) -> None:
-    kept = {"configuration_secret_existing": "signal-service-vault", "configuration_secret_existing_keys": ["PGPASSWORD", "TOKEN"]}
+    kept: dict[str, Any] = {"configuration_secret_existing": "signal-service-vault", "configuration_secret_existing_keys": ["PGPASSWORD", "TOKEN"]}
     path = _kube.path_of("", "v1", "secrets", "signal")
+    refused = quiet_stage.play("deploy_v2", "--tags", "configuration", **kept)
+    assert refused.code != 0 and quiet_stage.record() == {} and "signal-service-vault" in refused.output, refused.output[-4000:]
+    # The lab's deployer may read none but the release's own.
+    kept["rollout_kubeconfig"] = str(LAB / "kubeconfig" / "admin")
     missing = quiet_stage.play("deploy_v2", "--tags", "configuration", **kept)
     assert missing.code != 0 and "Secret signal/signal-service-vault does not exist" in " ".join(missing.output.split()), missing.output[-4000:]
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "signal-service-vault", "namespace": "signal"}, "stringData": {"PGPASSWORD": "x"}}
