@@ -36,6 +36,7 @@ QUICK: dict[str, Any] = {
     "canary_outage_budget_seconds": 8,
     "blue_green_stable_seconds": 0,
     "rollback_drain_seconds": 2,
+    "communication_timeout_seconds": 3,
     # The load test takes half a minute by itself; molecule and `make deploy` run it.
     "verification_load_test_script": "",
 }
