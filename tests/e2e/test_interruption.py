@@ -85,39 +85,6 @@ def test_cancelled_job_of_awx_has_all_traffic_back(prepared: Stage) -> None:
     prepared.until("the record tells of it", lambda: prepared.record()["events"][-1]["holder"] == "awx-job-4711", 10)
 
 
-def test_held_release_goes_on_and_one_killed_after_the_bake_keeps_its_traffic(prepared: Stage) -> None:
-    run = prepared.start("canary", rollout_takeover=prepared.holder() or "nobody", canary_on_interrupt="hold", **CALM)
-    prepared.until("the hold shows its first line", lambda: "hold 0" in run.log.read_text(encoding="utf-8"))
-    assert prepared.record()["guard"]["running"] is False
-    run.process.send_signal(signal.SIGTERM)
-    run.process.wait(30)
-    time.sleep(2)
-    assert prepared.weights() == [90, 10]
-    migrated = prepared.record()["steps"]["database_migration"]
-
-    # Its death is in the record, so that nobody has to wait for its lock or to name it.
-    resumed = prepared.start("resume", **CALM)
-    prepared.until("verification has begun", lambda: "verification : " in resumed.log.read_text(encoding="utf-8"), 90)
-    assert prepared.weights() == GREEN
-    resumed.process.kill()
-    prepared.until("the record tells of it", lambda: prepared.record()["events"][-1]["kind"] == "interrupted", 10)
-    first_screen = " ".join(resumed.log.read_text(encoding="utf-8").split())
-    assert "UNFINISHED RELEASE" in first_screen and "weight stays 10 %, told by metric_gate" in first_screen
-    assert "Traffic now: 90 % on v1, 10 % on v2" in first_screen
-    assert prepared.weights() == GREEN and "stays on the new version" in prepared.record()["events"][-1]["words"]
-
-    refused = prepared.play("resume", canary_hold_seconds=6, **CALM)
-    assert refused.code != 0 and "hold_seconds was 5, now 6" in " ".join(refused.output.split())
-    ended = prepared.play("resume", **CALM)
-    assert ended.code == 0, ended.output[-4000:]
-    record = prepared.record()
-    assert record["outcome"] == "complete" and prepared.holder() == "" and prepared.weights() == GREEN
-    assert record["steps"]["database_migration"] == migrated, "what was done and verified is not done again"
-    assert "percent: 10]" not in ended.output, "steps that have passed are not held again"
-    again = prepared.play("resume", **CALM)
-    assert again.code != 0 and "ended" in again.output and "'complete'" in again.output
-
-
 @pytest.fixture
 def guard_rights(prepared: Stage) -> Iterator[None]:
     """What an administrator does once: apply the shipped file as it is. Taken away again, with what the guard has left."""
@@ -180,3 +147,37 @@ def test_release_whose_machine_dies_has_its_traffic_back_from_inside_the_cluster
     first_screen = told()
     assert "guard, weight 10 -> 0 %, told by guard in the cluster: the lock was not renewed for" in first_screen
     assert "Traffic now: 100 % on v1, 0 % on v2" in first_screen and "it may still run" in first_screen
+
+
+# The last one: it leaves all traffic on the new version.
+def test_held_release_goes_on_and_one_killed_after_the_bake_keeps_its_traffic(prepared: Stage) -> None:
+    run = prepared.start("canary", rollout_takeover=prepared.holder() or "nobody", canary_on_interrupt="hold", **CALM)
+    prepared.until("the hold shows its first line", lambda: "hold 0" in run.log.read_text(encoding="utf-8"))
+    assert prepared.record()["guard"]["running"] is False
+    run.process.send_signal(signal.SIGTERM)
+    run.process.wait(30)
+    time.sleep(2)
+    assert prepared.weights() == [90, 10]
+    migrated = prepared.record()["steps"]["database_migration"]
+
+    # Its death is in the record, so that nobody has to wait for its lock or to name it.
+    resumed = prepared.start("resume", **CALM)
+    prepared.until("verification has begun", lambda: "verification : " in resumed.log.read_text(encoding="utf-8"), 90)
+    assert prepared.weights() == GREEN
+    resumed.process.kill()
+    prepared.until("the record tells of it", lambda: prepared.record()["events"][-1]["kind"] == "interrupted", 10)
+    first_screen = " ".join(resumed.log.read_text(encoding="utf-8").split())
+    assert "UNFINISHED RELEASE" in first_screen and "weight stays 10 %, told by metric_gate" in first_screen
+    assert "Traffic now: 90 % on v1, 10 % on v2" in first_screen
+    assert prepared.weights() == GREEN and "stays on the new version" in prepared.record()["events"][-1]["words"]
+
+    refused = prepared.play("resume", canary_hold_seconds=6, **CALM)
+    assert refused.code != 0 and "hold_seconds was 5, now 6" in " ".join(refused.output.split())
+    ended = prepared.play("resume", **CALM)
+    assert ended.code == 0, ended.output[-4000:]
+    record = prepared.record()
+    assert record["outcome"] == "complete" and prepared.holder() == "" and prepared.weights() == GREEN
+    assert record["steps"]["database_migration"] == migrated, "what was done and verified is not done again"
+    assert "percent: 10]" not in ended.output, "steps that have passed are not held again"
+    again = prepared.play("resume", **CALM)
+    assert again.code != 0 and "ended" in again.output and "'complete'" in again.output
