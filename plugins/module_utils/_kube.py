@@ -15,10 +15,11 @@ import base64
 import http.client
 import json
 import os
+import random
 import select
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -55,6 +56,7 @@ MERGE_PATCH = "application/merge-patch+json"
 PAGE_SIZE = 500
 CALL_TIMEOUT = 10.0
 READ_TRIES = 4
+_RACES = 10
 _TRANSIENT = (429, 500, 502, 503, 504)
 _MAX_RETRY_AFTER = 5.0
 
@@ -322,6 +324,18 @@ class Kube:
             # A connection that was refused carried nothing; any other failure may have come after the request.
             outcome_unknown=method != "GET" and not isinstance(error, ConnectionRefusedError),
         )
+
+
+def until_undisturbed(work: Callable[[], dict[str, Any]], sleep: Callable[[float], Any]) -> dict[str, Any]:
+    """Return what ``work``, which reads, decides and writes, gives; it is done anew each time that somebody else has written in between."""
+    for attempt in range(1, _RACES):
+        try:
+            return work()
+        except KubeError as error:
+            if not error.lost_race:
+                raise
+            sleep(random.uniform(0.01, 0.05) * attempt)
+    return work()
 
 
 def _closed_by_server(connection: http.client.HTTPConnection) -> bool:

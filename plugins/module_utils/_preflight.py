@@ -100,8 +100,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
         },
     },
     **_prometheus.ARGUMENT_SPEC,
-    "prometheus_validate_certs": {"type": "bool", "default": True},
-    "prometheus_ca_cert": {"type": "path"},
+    **_prometheus.BESIDE_KUBERNETES_SPEC,
     "max_clock_skew": {"type": "float", "default": 30.0},
     "scrape_job": {"type": "str"},
     "scrape_targets": {"type": "int", "default": 1},
@@ -177,9 +176,7 @@ class Site:
 
     @property
     def prometheus_params(self) -> dict[str, Any]:
-        """The options with Prometheus' own under the names that its client knows; the plain ones are the API server's."""
-        tls = {"validate_certs": self.params["prometheus_validate_certs"], "ca_cert": self.params["prometheus_ca_cert"]}
-        return {**self.params, **tls}
+        return _prometheus.beside_kubernetes(self.params)
 
     def prometheus(self) -> _prometheus.Prometheus:
         return _prometheus.Prometheus(self.prometheus_params, min(5.0, self.params["timeout"]))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -45,6 +46,11 @@ TLS_SPEC: dict[str, dict[str, Any]] = {
     "validate_certs": {"type": "bool", "default": True, "aliases": ["prometheus_validate_certs"]},
     "ca_cert": {"type": "path", "aliases": ["prometheus_ca_cert"]},
 }
+# The same two for a module that talks to Kubernetes as well; :func:`beside_kubernetes` gives them their usual names.
+BESIDE_KUBERNETES_SPEC: dict[str, dict[str, Any]] = {
+    "prometheus_validate_certs": {"type": "bool", "default": True},
+    "prometheus_ca_cert": {"type": "path"},
+}
 
 TENANT_HEADER = "X-Scope-OrgID"
 # A longer query goes by POST: proxies and servers limit the length of an address, the shortest at 2,000 to 8,000 characters.
@@ -68,6 +74,11 @@ def _tls(params: dict[str, Any]) -> Tls:
         client_cert=params.get("prometheus_client_cert") or "",
         client_key=params.get("prometheus_client_key") or "",
     )
+
+
+def beside_kubernetes(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a module that talks to Kubernetes as well, with Prometheus' own under the names that this client knows."""
+    return {**params, "validate_certs": params["prometheus_validate_certs"], "ca_cert": params["prometheus_ca_cert"]}
 
 
 def problems_of(params: dict[str, Any]) -> list[str]:

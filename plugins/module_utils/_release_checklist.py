@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +39,6 @@ SPEC_RULES: dict[str, Any] = {
 SUPPORTS_CHECK_MODE = True
 
 KEY = "checklist.json"
-_RACES = 10
 _COMMENT_LIMIT = 300
 
 
@@ -124,15 +122,8 @@ class Checklist:
         self.plan_hash = _record.plan_hash(params["plan"]) if params["plan"] is not None else None
 
     def run(self, chosen: list[_catalogue.Item]) -> dict[str, Any]:
-        for attempt in range(1, _RACES + 1):
-            try:
-                return self._once(chosen)
-            except _kube.KubeError as error:
-                # The release itself writes to the same object: everything is read again.
-                if not error.lost_race or attempt == _RACES:
-                    raise
-                self.context.sleep(random.uniform(0.01, 0.05) * attempt)
-        raise AssertionError("unreachable")
+        # The release itself writes to the same object: everything is read again.
+        return _kube.until_undisturbed(lambda: self._once(chosen), self.context.sleep)
 
     def _once(self, chosen: list[_catalogue.Item]) -> dict[str, Any]:
         document = self.kube.find(self.path)

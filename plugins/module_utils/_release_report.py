@@ -38,8 +38,7 @@ from ansible_collections.signal.rollout.plugins.module_utils._question import HO
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **_kube.ARGUMENT_SPEC,
     **_prometheus.ARGUMENT_SPEC,
-    "prometheus_validate_certs": {"type": "bool", "default": True},
-    "prometheus_ca_cert": {"type": "path"},
+    **_prometheus.BESIDE_KUBERNETES_SPEC,
     "service": {"type": "str", "required": True},
     "path": {"type": "path", "required": True},
     "contacts": {"type": "list", "elements": "dict", "default": []},
@@ -60,7 +59,7 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
 
     Raises :class:`RolloutError` when there is no record, or the file cannot be written.
     """
-    problems = _prometheus.problems_of(_client_params(params)) if params["prometheus_url"] else []
+    problems = _prometheus.problems_of(_prometheus.beside_kubernetes(params)) if params["prometheus_url"] else []
     if not 0 < params["timeout"] <= 60:
         problems.append(f"timeout is {params['timeout']:g}, expected more than 0 and at most 60 seconds")
     if problems:
@@ -91,11 +90,6 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
         "outcome": record.get("outcome") or "",
         "summary": _checklist.summary(ticks),
     }
-
-
-def _client_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The options under the names that Prometheus' client knows; the plain ones are the API server's."""
-    return {**params, "validate_certs": params["prometheus_validate_certs"], "ca_cert": params["prometheus_ca_cert"]}
 
 
 def _file(path: str, record: Mapping[str, Any]) -> Path:
@@ -144,7 +138,7 @@ def _charts(params: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[list[
         return [], "No gate has run, so that there is nothing to draw." if record.get("steps") else ""
     if not params["prometheus_url"]:
         return [], "Without prometheus_url nothing is drawn; what the gates decided is below."
-    client = _prometheus.Prometheus(_client_params(params), params["timeout"])
+    client = _prometheus.Prometheus(_prometheus.beside_kubernetes(params), params["timeout"])
     start, end = span
     step = max(1.0, math.ceil((end - start) / _POINTS))
     marks = [

@@ -23,8 +23,7 @@ from ansible_collections.signal.rollout.plugins.module_utils._errors import Roll
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **_kube.ARGUMENT_SPEC,
     **_prometheus.ARGUMENT_SPEC,
-    "prometheus_validate_certs": {"type": "bool", "default": True},
-    "prometheus_ca_cert": {"type": "path"},
+    **_prometheus.BESIDE_KUBERNETES_SPEC,
     "prometheus_timeout": {"type": "float", "default": 5.0},
     "service": {"type": "str", "required": True},
     "stable_version": {"type": "str", "required": True},
@@ -207,7 +206,7 @@ class Status:
         if not self.params["prometheus_url"]:
             self.not_seen.append("Prometheus: prometheus_url is not given")
             return {}
-        own = {**self.params, "validate_certs": self.params["prometheus_validate_certs"], "ca_cert": self.params["prometheus_ca_cert"]}
+        own = _prometheus.beside_kubernetes(self.params)
         wrong = _prometheus.problems_of(own)
         if wrong:
             self.not_seen.append(f"Prometheus: {'; '.join(wrong)}")

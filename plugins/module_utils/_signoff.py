@@ -11,7 +11,6 @@ approvals.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -47,7 +46,6 @@ KEY = "signoff.json"
 _LABELS = {"app.kubernetes.io/managed-by": "signal.rollout"}
 _COMMENT = 300
 _LONGEST_HOURS = 24 * 365
-_RACES = 10
 
 
 def configmap_name(service: str) -> str:
@@ -128,15 +126,8 @@ class Signoff:
     def run(self) -> dict[str, Any]:
         record = self._record()
         subject = subject_of(self.kube, self.namespace, self.service, record, self.params["pod_selector"])
-        for attempt in range(1, _RACES + 1):
-            try:
-                return self._once(subject)
-            except _kube.KubeError as error:
-                # Two approvers at once: everything is read and judged again.
-                if not error.lost_race or attempt == _RACES:
-                    raise
-                self.context.sleep(random.uniform(0.01, 0.05) * attempt)
-        raise AssertionError("unreachable")
+        # Two approvers at once: everything is read and judged again.
+        return _kube.until_undisturbed(lambda: self._once(subject), self.context.sleep)
 
     def _record(self) -> dict[str, Any]:
         path = _kube.path_of("", "v1", "configmaps", self.namespace, _record.record_name(self.service))

@@ -51,8 +51,7 @@ SIZING_SPEC: dict[str, dict[str, Any]] = {
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **_kube.ARGUMENT_SPEC,
     **_prometheus.ARGUMENT_SPEC,
-    "prometheus_validate_certs": {"type": "bool", "default": True},
-    "prometheus_ca_cert": {"type": "path"},
+    **_prometheus.BESIDE_KUBERNETES_SPEC,
     "prometheus_timeout": {"type": "float", "default": 30.0},
     "parts": {"type": "list", "elements": "str", "required": True, "choices": PARTS},
     "service": {"type": "str", "required": True},
@@ -125,7 +124,7 @@ def _window(params: dict[str, Any]) -> tuple[float, float, float]:
         problems.append(f"released is {params['released']}, expected a time before until ({_usage_math.moment(times['until'])})")
     problems += _usage_queries.problems_of(params["queries"])
     if set(params["parts"]) & set(_FROM_PROMETHEUS):
-        problems += _prometheus.problems_of(_prometheus_params(params))
+        problems += _prometheus.problems_of(_prometheus.beside_kubernetes(params))
     if "resources" in params["parts"]:
         sizing = params["sizing"] or {}
         if not sizing:
@@ -138,10 +137,6 @@ def _window(params: dict[str, Any]) -> tuple[float, float, float]:
     if problems:
         raise RolloutError(f"usage_report: {'; '.join(problems)}. Nothing was read. Next: correct the options.")
     return times["released"], times["started"] or times["released"], times["until"]
-
-
-def _prometheus_params(params: dict[str, Any]) -> dict[str, Any]:
-    return {**params, "validate_certs": params["prometheus_validate_certs"], "ca_cert": params["prometheus_ca_cert"]}
 
 
 class Report:
@@ -157,7 +152,7 @@ class Report:
         self.limits = {name: value for name, value in (params["limits"] or {}).items() if value is not None}
         self.green = self._subject(params["version"])
         self.kube = _kube.connect(params)
-        client = _prometheus.Prometheus(_prometheus_params(params), params["prometheus_timeout"]) if params["prometheus_url"] else None
+        client = _prometheus.Prometheus(_prometheus.beside_kubernetes(params), params["prometheus_timeout"]) if params["prometheus_url"] else None
         self.ranges = None if client is None else _usage_queries.Ranges(client, params["queries"])
         self._read_once: dict[str, list[_usage_math.Series]] = {}
 
