@@ -260,7 +260,10 @@ _KEPT_WORDS = {
     "code.benchmarks": ("release_evidence", "thresholds of k6 and stated limits held; of this commit or image"),
     "code.security_scan": ("release_evidence", "SARIF or Trivy: a completed scan of this commit or image"),
     "code.vulnerabilities": ("release_evidence", "SARIF or Trivy: no finding of a forbidden severity, but for accepted risks that have not expired"),
-    "documentation.api_docs": ("release_evidence", "the API document names this version and equals what the service serves"),
+    "documentation.api_docs": (
+        "release_evidence, in the role blue_green or the preflight",
+        "the API document names this version and equals what green serves, or what the service served in the pipeline",
+    ),
     "documentation.diagrams": ("release_evidence", "exists, names this version, all relative links resolve"),
     "documentation.runbook": ("release_evidence", "exists, names this version, all relative links resolve"),
     "documentation.migration_guide": ("release_evidence", "exists, names this version, all relative links resolve"),

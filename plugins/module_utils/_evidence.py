@@ -144,7 +144,7 @@ def option_problems(params: dict[str, Any]) -> list[str]:
     problems = []
     if not params["version"].strip() or any(not name.strip() for name in params["version_names"]):
         problems.append("version and version_names: an empty text, expected what documents call the version")
-    if not params.get("commit") and not params.get("image"):
+    if not params.get("commit") and not params.get("image") and not _answers_for_itself(params):
         problems.append("commit and image are not set, expected at least one: evidence for any release would be taken")
     if params.get("commit") and not commit_of(params["commit"]):
         problems.append(f"commit is '{one_line(params['commit'], 60)}', expected a full hash of 40 or 64 hexadecimal digits")
@@ -164,6 +164,12 @@ def option_problems(params: dict[str, Any]) -> list[str]:
     problems += [f"{option}: {trouble}" for option, place in named.items() if place and _is_url(place) and (trouble := url_problem(place))]
     problems += Tls(params["validate_certs"], params.get("ca_cert") or "").problems(str)
     return problems
+
+
+def _answers_for_itself(params: dict[str, Any]) -> bool:
+    """Whether all that is asked is what a running service serves: nothing in that could be of another release."""
+    others = ("manifest", "unit_tests", "integration_tests", "benchmarks", "scans", "review", "documents")
+    return _is_url((params.get("openapi") or {}).get("served") or "") and not any(params.get(name) for name in others)
 
 
 def _number_problems(params: dict[str, Any]) -> list[str]:

@@ -129,6 +129,8 @@ def _broken(rule: dict[str, Any], value: Any, values: dict[str, Any]) -> list[st
         broken.append(f"expected more than {rule['above']}")
     if rule.get("not_empty") and not value:
         broken.append("expected at least one entry")
+    if "together" in rule and any(value.values()) and not all(value.get(key) for key in rule["together"]):
+        broken.append(f"expected {' and '.join(rule['together'])}, or none of it")
     if rule.get("strictly_increasing") and any(b <= a for a, b in zip(numbers, numbers[1:])):
         broken.append("expected strictly increasing numbers")
     if "ends_with" in rule and (not numbers or numbers[-1] != rule["ends_with"]):

@@ -43,7 +43,8 @@ options:
     default: []
   commit:
     description:
-      - Full hash of the commit that is released. It must come from elsewhere than the evidence. At least one of O(commit) and O(image) is needed.
+      - Full hash of the commit that is released. It must come from elsewhere than the evidence.
+      - At least one of O(commit) and O(image) is needed, unless O(openapi) alone is asked of an address, which answers for itself.
     type: str
   image:
     description:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +86,30 @@ def test_foreign_content_under_the_name_of_the_release_s_configuration_leaves_st
     done = quiet_stage.play("deploy_v2", "--tags", "configuration")
     assert done.code == 0, done.output[-4000:]
     assert quiet_stage.boxes("step_2.configmaps", "step_2.secrets") == {"step_2.configmaps": "proven", "step_2.secrets": "proven"}
+
+
+@pytest.mark.box("documentation.api_docs")
+def test_an_api_that_green_does_not_serve_as_documented_stops_it_before_any_traffic(quiet_stage: Stage, tmp_path: Path) -> None:
+    # What an earlier run of the pipeline has left must not speak for what runs.
+    asked: dict[str, Any] = {"preflight_evidence_openapi": {}, "rollout_release_dir": str(tmp_path / "release")}
+    shutil.copytree(RELEASE, tmp_path / "release")
+    document = tmp_path / "release" / "docs" / "openapi.json"
+    whole = document.read_text(encoding="utf-8")
+    more = json.loads(whole)
+    more["paths"]["/api/v2/forgotten"] = {"get": {"responses": {"200": {"description": "not built"}}}}
+    document.write_text(json.dumps(more), encoding="utf-8")
+    before = quiet_stage.virtual_service["metadata"]["resourceVersion"]
+    refused = quiet_stage.play("deploy_v2", **asked)
+    flat = " ".join(refused.output.split())
+    assert refused.code != 0 and "paths > /api/v2/forgotten is documented and not served" in flat, refused.output[-4000:]
+    assert quiet_stage.virtual_service["metadata"]["resourceVersion"] == before and quiet_stage.replicas("v2") == 0
+    assert quiet_stage.record()["steps"]["blue_green"]["status"] == "failed"
+    assert quiet_stage.boxes("documentation.api_docs") == {"documentation.api_docs": "failed"}
+
+    document.write_text(whole, encoding="utf-8")
+    done = quiet_stage.play("deploy_v2", "--tags", "blue_green", **asked)
+    assert done.code == 0, done.output[-4000:]
+    assert quiet_stage.boxes("documentation.api_docs") == {"documentation.api_docs": "proven"}
 
 
 def test_a_secret_that_another_program_keeps_is_demanded_and_never_written(quiet_stage: Stage) -> None:

@@ -202,6 +202,16 @@ def test_the_served_api_is_compared_with_its_document(folder: ReleaseFolder, ser
     assert "HTTP 404, expected 200" in undecided(folder.ask(**options), "documentation.api_docs")
 
 
+def test_the_api_of_a_running_service_needs_neither_commit_nor_image_and_everything_beside_it_does(folder: ReleaseFolder, server: Any) -> None:
+    folder.write(openapi__json=api())
+    server.respond = lambda handler, _query: server.send(handler, api())
+    alone = {"commit": None, "image": None, "manifest": None, "openapi": {"document": "openapi.json", "served": f"{server.url}/openapi.json"}}
+    assert folder.ask(**alone)["proofs"]["documentation.api_docs"]["state"] == "proven"
+    for more in ({"scans": ["bandit.sarif"], "forbidden_severities": ["high"]}, {"openapi": {"document": "openapi.json", "served": "openapi.json"}}):
+        with pytest.raises(RolloutError, match="commit and image are not set"):
+            folder.ask(**{**alone, **more})
+
+
 def test_what_was_served_once_must_belong_to_the_release(folder: ReleaseFolder) -> None:
     folder.write(openapi__json=api(), served__json=api())
     options = {"openapi": {"document": "openapi.json", "served": "served.json"}}

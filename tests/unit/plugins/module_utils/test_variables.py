@@ -56,6 +56,8 @@ def rules(value: Any, **rule: Any) -> list[str]:
         ("http://a\r\nb", {"url": ["http"]}),
         ("http://", {"url": ["http"]}),
         (20, {"one_of_variable": "steps"}),
+        ({"document": "a.json", "path": None, "names": []}, {"together": ["document", "path"]}),
+        ({"document": None, "path": None, "names": ["2.0.0"]}, {"together": ["document", "path"]}),
     ],
 )
 def test_value_that_breaks_its_rule_is_refused(value: Any, rule: dict[str, Any]) -> None:
@@ -66,6 +68,9 @@ def test_value_that_breaks_its_rule_is_refused(value: Any, rule: dict[str, Any])
     ("value", "rule"),
     [
         (0, {"minimum": 0, "maximum": 100}),
+        ({}, {"together": ["document", "path"]}),
+        ({"document": None, "path": None, "names": []}, {"together": ["document", "path"]}),
+        ({"document": "a.json", "path": "/a.json", "names": []}, {"together": ["document", "path"]}),
         ([10, 50, 100], {"strictly_increasing": True, "ends_with": 100, "minimum": 1, "maximum": 100}),
         ("v1.10", {"pattern": "v[0-9.]+"}),
         (4.0, {"at_least_variable": {"name": "y", "times": 2}}),
