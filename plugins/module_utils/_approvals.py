@@ -116,15 +116,15 @@ def _state(entry: Mapping[str, Any], role: str, subject: Subject, policy: Policy
     if until is None or now >= until:
         return VOID, f"the approval of {by} has expired at {entry.get('until')}"
     if not subject.images or list(entry.get("images") or []) != list(subject.images):
-        return VOID, f"{by} has approved other images ({_short(entry.get('images') or [])}) than run now ({_short(subject.images)})"
+        return VOID, f"{by} has approved other images ({short_images(entry.get('images') or [])}) than run now ({short_images(subject.images)})"
     if not policy.deployer_may_approve and by in subject.deployers:
         return VOID, f"{by} has released it, and nobody approves their own release"
     if policy.approvers is not None and not mapped(policy.approvers, role, str(by), entry.get("groups") or []):
         return VOID, f"{by} does not speak for {ROLES[role]} by signoff_approvers"
-    return APPROVED, f"approved by {by} at {at}, until {entry.get('until')}, for {_short(subject.images)}{because}"
+    return APPROVED, f"approved by {by} at {at}, until {entry.get('until')}, for {short_images(subject.images)}{because}"
 
 
-def _short(images: Iterable[str]) -> str:
+def short_images(images: Iterable[str]) -> str:
     """The images by the beginning of their digests, as people compare them."""
     shown = []
     for image in images:

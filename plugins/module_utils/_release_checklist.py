@@ -103,11 +103,15 @@ _SIGNED = {_approvals.APPROVED: _checklist.ATTESTED, _approvals.REJECTED: _check
 def gathered(
     kube: _kube.Kube, params: Mapping[str, Any], record: Mapping[str, Any], document: dict[str, Any] | None, plan_hash: str | None
 ) -> dict[str, Any]:
-    """Return the record with what stands beside it: messages, also those from before it began, and sign-offs."""
+    """Return the record with what stands beside it: messages, also those from before it began, and sign-offs.
+
+    ``signoffs`` is how each role's box is ticked, ``approvals`` how the role stands, with the decision itself.
+    """
     found = _messages.with_messages(record, document, params["version"], plan_hash)
     if record.get("version") == params["version"]:
         judged = _signoff.signed(kube, params["namespace"], params["service"], record)
         found["signoffs"] = {role: (_SIGNED.get(one.state, _checklist.OPEN), one.words) for role, one in judged.items()}
+        found["approvals"] = judged
     return found
 
 

@@ -77,7 +77,8 @@ def run(params: dict[str, Any], context: Context) -> dict[str, Any]:
     kept = _release_checklist.valid(_record.kept(document, _release_checklist.KEY), str(record.get("version")), record.get("plan_hash"))
     ticks = _checklist.ticks(record, kept.attestations, kept.proofs)
     charts, missing = _charts(params, record)
-    text = _report_page.page(_report_page.Report(record, ticks, _events.now(), charts, missing, params["contacts"]))
+    people = _report_page.People(record.get("approvals") or {}, kept.attestations, params["contacts"])
+    text = _report_page.page(_report_page.Report(record, ticks, _events.now(), charts, missing, people))
     path = _file(params["path"], record)
     if not context.check_mode:
         _write(path, text)

@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 460, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 24
 # Two neighbours further apart than so many steps are not joined: nothing was seen between them.
 _GAP_STEPS = 3.5
+_SHORT_UNIT = 3
 # Room that the words of a mark take.
 _WORDS = 34
 
@@ -55,10 +56,12 @@ def svg(chart: Chart) -> str:
         return _TOP + plot_height * (1 - min(1.0, max(0.0, value / top)))
 
     base = _TOP + plot_height
+    # A long one has no room beside its number; the caption has it.
+    unit = f" {escape(chart.unit)}" if len(chart.unit) <= _SHORT_UNIT else ""
     lines = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(chart))}">']
     for value in (0.0, top / 2, top):
         lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        lines.append(f'<text class="axis" x="{_LEFT - 6}" y="{y(value) + 3.5:.1f}" text-anchor="end">{figure(value)}</text>')
+        lines.append(f'<text class="axis" x="{_LEFT - 6}" y="{y(value) + 3.5:.1f}" text-anchor="end">{figure(value)}{unit if value == top else ""}</text>')
     for place, mark in enumerate(chart.marks):
         lines.append(f'<line class="mark" x1="{x(mark.time):.1f}" x2="{x(mark.time):.1f}" y1="{_TOP}" y2="{base}"/>')
         # Neighbours in two rows, so that they do not run into each other; at the right edge on the line's other side.

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
 from ansible_collections.signal.rollout.plugins.module_utils import _log, _report_chart
-from ansible_collections.signal.rollout.plugins.module_utils._catalogue import SECTIONS
-from ansible_collections.signal.rollout.plugins.module_utils._checklist import ATTESTED, FAILED, NOT_NEEDED, OPEN, PROVEN, Tick, summary
+from ansible_collections.signal.rollout.plugins.module_utils._approvals import APPROVE, APPROVED, MISSING, REJECTED, ROLES, VOID, Judged, short_images
+from ansible_collections.signal.rollout.plugins.module_utils._catalogue import BY_ID, SECTIONS
+from ansible_collections.signal.rollout.plugins.module_utils._checklist import ATTESTED, FAILED, MEASURED, NOT_NEEDED, OPEN, PROVEN, Tick, summary
 
 _MARKS = {PROVEN: "✓", ATTESTED: "✓", NOT_NEEDED: "–", OPEN: "", FAILED: "✗"}
 _GOOD, _BAD = ("complete", "cleaned_up"), ("failed", "rolled_back")
@@ -23,9 +25,11 @@ _STYLE = """
   --ink: #1b1f24; --soft: #59636e; --page: #ffffff; --panel: #f5f7f9; --rule: #d5dbe1;
   --good: #17703a; --bad: #b42318; --warn: #8a5a00; --line: #1f5fbf;
 }
-@media (prefers-color-scheme: dark) {
+/* Paper is white, whatever the screen is. */
+@media screen and (prefers-color-scheme: dark) {
   :root {
-    --ink: #e7ebef; --soft: #9aa5b1; --page: #14181c; --panel: #1d2328; --rule: #353e47;
+    color-scheme: dark;
+    --ink: #e7ebef; --soft: #9aa5b1; --page: #14181c; --panel: #1d2328; --rule: #3b454f;
     --good: #5bc98a; --bad: #ff8a80; --warn: #e6b45c; --line: #7db0ff;
   }
 }
@@ -34,39 +38,70 @@ body {
   margin: 0 auto; padding: 28px 24px 60px; max-width: 1080px; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif;
 }
-h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
-h2 { font-size: 18px; margin: 36px 0 10px; padding-top: 12px; border-top: 1px solid var(--rule); }
-h3 { font-size: 15px; margin: 18px 0 4px; }
-p { margin: 6px 0; }
+h1 { font-size: 1.73em; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere; }
+h2 { font-size: 1.2em; margin: 36px 0 10px; padding-top: 12px; border-top: 1px solid var(--rule); }
+h3 { font-size: 1.07em; margin: 20px 0 4px; }
+p { margin: 6px 0; overflow-wrap: anywhere; }
+p.group { margin-top: 12px; }
 .soft { color: var(--soft); }
 .badge {
   display: inline-block; padding: 1px 10px; border-radius: 99px; border: 1px solid currentColor;
   font-size: 14px; font-weight: 600; vertical-align: 3px;
 }
 .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 18px 0; }
-.tile { background: var(--panel); border-radius: 8px; padding: 10px 14px; }
-.tile b { display: block; font-size: 21px; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--soft); font-size: 13px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 14px; }
+.tiles { display: grid; grid-template-columns: repeat(6, 1fr); gap: 10px; margin: 18px 0; }
+.tile { background: var(--panel); border-radius: 8px; padding: 10px 14px; break-inside: avoid; }
+.tile b { display: block; font-size: 1.4em; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.tile span { display: block; color: var(--soft); font-size: .87em; line-height: 1.35; }
+.charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--panel); border-radius: 8px; padding: 10px 12px 4px; break-inside: avoid; }
-figcaption { font-size: 14px; display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; }
+figcaption { font-size: .93em; display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; }
 svg { display: block; width: 100%; height: auto; }
-.grid { stroke: var(--rule); } .axis { fill: var(--soft); font-size: 10px; }
-.line { fill: none; stroke: var(--line); stroke-width: 1.6; stroke-linejoin: round; } .dot { fill: var(--line); }
+.grid { stroke: var(--rule); } .axis { fill: var(--soft); font-size: 11px; font-variant-numeric: tabular-nums; }
+.line { fill: none; stroke: var(--line); stroke-width: 1.8; stroke-linejoin: round; } .dot { fill: var(--line); }
 .limit { stroke: var(--bad); stroke-dasharray: 5 4; } .mark { stroke: var(--soft); stroke-dasharray: 1 3; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th, td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--rule); }
-td:last-child { overflow-wrap: anywhere; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; } td.when { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .93em; }
+th, td { text-align: left; vertical-align: top; padding: 4px 16px 4px 0; border-bottom: 1px solid var(--rule); }
+th:last-child, td:last-child { padding-right: 0; }
+td { overflow-wrap: break-word; } td:last-child { overflow-wrap: anywhere; }
+td.words { min-width: 13em; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; vertical-align: bottom; }
+td.short { white-space: nowrap; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 .box { width: 1.25em; height: 1.25em; line-height: 1.2em; border: 1px solid var(--soft); border-radius: 3px; text-align: center; font-weight: 700; flex: none; }
 ul.boxes { list-style: none; margin: 0; padding: 0; }
 ul.boxes li { display: flex; gap: 10px; padding: 3px 0; break-inside: avoid; }
+ul.boxes li > span:last-child { min-width: 0; }
 ul.boxes li.nested { padding-left: 30px; }
-ul.boxes small { display: block; color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
-pre { background: var(--panel); border-radius: 8px; padding: 10px 14px; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; }
-@media print { body { max-width: none; padding: 0; font-size: 12px; } h2 { break-after: avoid; } }
+ul.boxes small { display: block; color: var(--soft); font-size: .87em; overflow-wrap: anywhere; }
+pre { background: var(--panel); border-radius: 8px; padding: 10px 14px; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .87em; }
+@media screen and (max-width: 800px) {
+  .tiles { grid-template-columns: repeat(3, 1fr); }
+  .charts { grid-template-columns: minmax(0, 1fr); }
+  .wide table { min-width: 720px; }
+}
+@media screen and (max-width: 480px) { .tiles { grid-template-columns: repeat(2, 1fr); } }
+@media print {
+  body { max-width: none; padding: 0; font-size: 11px; }
+  h2 { margin-top: 20px; }
+  h2, h3, p.group, thead { break-after: avoid; }
+  tr, pre { break-inside: avoid; }
+  .note { break-before: avoid; }
+  th, td { padding-right: 10px; }
+  .badge { font-size: 11px; }
+  .tile { padding: 6px 8px; }
+}
 """
+
+
+@dataclass(frozen=True)
+class People:
+    """What people have said of the release, and whom to turn to. ``approvals`` by role, ``attestations`` by the id of the box."""
+
+    approvals: Mapping[str, Judged] = field(default_factory=dict)
+    attestations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    contacts: Sequence[Mapping[str, Any]] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -78,7 +113,7 @@ class Report:
     made: str
     charts: Sequence[_report_chart.Chart] = ()
     charts_missing: str = ""
-    contacts: Sequence[Mapping[str, Any]] = field(default=())
+    people: People = field(default_factory=People)
 
 
 def page(report: Report) -> str:
@@ -98,6 +133,8 @@ def page(report: Report) -> str:
         _charts(report),
         _judged(record),
         _section("Deployment log", _table(("Time (UTC)", "Action", "Status", "Notes"), _log_rows(record))),
+        _signoffs(report.people.approvals),
+        _attestations(report),
         _checklist(report.ticks),
         _people(report),
         _by_hand(record),
@@ -180,6 +217,45 @@ def _log_rows(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
         yield tuple(escape(row[name]) for name in _log.COLUMNS)
 
 
+# State to its tone and its words.
+_SIGNED = {APPROVED: ("good", "approved"), REJECTED: ("bad", "rejected"), VOID: ("warn", "approved, does not count")}
+
+
+def _signoffs(approvals: Mapping[str, Judged]) -> str:
+    if not any(one.entry for one in approvals.values()):
+        return _section("Sign-off", f"<p>Nobody has decided. Asked are: {escape(', '.join(ROLES.values()))}.</p>")
+    rows = []
+    for role, title in ROLES.items():
+        one = approvals.get(role) or Judged(role, MISSING, "")
+        tone, words = _SIGNED.get(one.state, ("soft", "taken back" if one.entry else "nobody yet"))
+        # What a decision is bound to and how long it lasts is said of an approval alone.
+        until, images = (_minute(one.entry.get("until")), short_images(one.entry.get("images") or [])) if one.entry.get("decision") == APPROVE else ("", "")
+        said = str(one.entry.get("comment") or "")
+        because = _readable(one.words) if one.state == VOID else ""
+        cells = (_minute(one.entry.get("time")), until, images, "; ".join(part for part in (because, said) if part))
+        decision = f'<span class="{tone}">{words}</span>'
+        rows.append((escape(title), decision, _name(one.entry.get("by")), *(escape(cell) or "–" for cell in cells)))
+    heads = ("Role", "Decision", "By", "Time (UTC)", "Valid until (UTC)", "For images", "Words")
+    note = '<p class="soft note">Whether the inventory lets each of them speak for the role is judged by playbooks/signoff.yml and playbooks/cleanup.yml.</p>'
+    return _section("Sign-off", _table(heads, rows) + note)
+
+
+def _attestations(report: Report) -> str:
+    states = {tick.item.id: tick.state for tick in report.ticks}
+    given = report.people.attestations
+    rows = []
+    # In the order of the document; a box that this version does not know comes last.
+    for name in [*(name for name in BY_ID if name in given), *(name for name in given if name not in BY_ID)]:
+        entry = given[name]
+        title = BY_ID[name].words if name in BY_ID else name
+        instead = "a measurement counts instead" if states.get(name) in MEASURED else ""
+        words = "; ".join(part for part in (instead, str(entry.get("comment") or "")) if part)
+        rows.append((escape(title), _name(entry.get("by")), escape(_minute(entry.get("time"))) or "–", escape(words) or "–"))
+    if not rows:
+        return _section("Attested by people", "<p>Nobody has attested a box of the checklist.</p>")
+    return _section("Attested by people", _table(("Box", "By", "Time (UTC)", "Words"), rows))
+
+
 def _checklist(ticks: Sequence[Tick]) -> str:
     parts, part = [], ""
     for section in SECTIONS:
@@ -188,19 +264,19 @@ def _checklist(ticks: Sequence[Tick]) -> str:
             part = section.part
             parts.append(f"<h3>{escape(part)}</h3>")
         counted = f'<span class="soft">{sum(tick.ticked for tick in own)} of {len(own)}</span>'
-        parts.append(f'<p><b>{escape(section.title)}</b> {counted}</p><ul class="boxes">')
+        parts.append(f'<p class="group"><b>{escape(section.title)}</b> {counted}</p><ul class="boxes">')
         for tick in own:
             tone = "bad" if tick.state == FAILED else "good" if tick.ticked else "soft"
             nested = ' class="nested"' if tick.item.nested else ""
             box = f'<span class="box {tone}" title="{escape(tick.state)}">{_MARKS[tick.state]}</span>'
-            parts.append(f"<li{nested}>{box}<span>{escape(tick.item.words)}<small>{escape(tick.evidence)}</small></span></li>")
+            parts.append(f"<li{nested}>{box}<span>{escape(tick.item.words)}<small>{escape(_readable(tick.evidence))}</small></span></li>")
         parts.append("</ul>")
     return _section("Checklist", "\n".join(parts))
 
 
 def _people(report: Report) -> str:
     messages = [(escape(name),) for name in report.record.get("messages") or []]
-    contacts = [tuple(escape(str(contact.get(key) or "")) for key in ("role", "name", "contact")) for contact in report.contacts]
+    contacts = [tuple(escape(str(contact.get(key) or "")) for key in ("role", "name", "contact")) for contact in report.people.contacts]
     told = _section("Messages sent", _table(("Message",), messages)) if messages else ""
     return told + (_section("Contacts", _table(("Role", "Name", "Contact"), contacts)) if contacts else "")
 
@@ -216,17 +292,38 @@ def _section(title: str, body: str) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Draw cells that are HTML already."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
-    body = "".join("<tr>" + "".join(f'<td{_when_class(heads[place])}>{cell}</td>' for place, cell in enumerate(row)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    head = "".join(f"<th{_class(name)}>{escape(name)}</th>" for name in heads)
+    body = "".join("<tr>" + "".join(f'<td{_class(heads[place])}>{cell}</td>' for place, cell in enumerate(row)) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _when_class(head: str) -> str:
-    return ' class="when"' if head.startswith("Time") else ""
+# How columns are set; the rest wraps.
+_COLUMNS = {
+    "Time (UTC)": "short", "Valid until (UTC)": "short", "For images": "short", "Role": "short", "Limit": "short", "Status": "short",
+    "Action": "short", "Step": "short", "Notes": "words", "Words": "words", "Worst": "number", "Samples": "number",
+}
+
+
+def _class(head: str) -> str:
+    return f' class="{_COLUMNS[head]}"' if head in _COLUMNS else ""
 
 
 def _when(stamp: Any) -> str:
     return str(stamp or "")[:19].replace("T", " ")
+
+
+def _readable(text: str) -> str:
+    """Return a text with its moments as people read them."""
+    return re.sub(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d(\.\d+)?)?Z", r"\1 \2 UTC", text)
+
+
+def _name(who: Any) -> str:
+    """Draw a name so that a long one breaks where people read it in parts."""
+    return re.sub(r"[:@/]", r"\g<0><wbr>", escape(str(who or ""), quote=False)) or "–"
+
+
+def _minute(stamp: Any) -> str:
+    return _when(stamp)[:16]
 
 
 def _figure(value: Any) -> str:

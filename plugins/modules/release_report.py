@@ -14,7 +14,8 @@ author:
   - The signal.rollout authors (@signal-rollout)
 description:
   - The page shows how the release stands or ended, the gated metrics over the time of the canary with their limits and the changes of the
-    weight, what each gate decided, the deployment log of the document, and its checklist with what ticks each box.
+    weight, what each gate decided, the deployment log of the document, who has signed it off (for which images and until when), what people have
+    attested in which words, and the checklist with what ticks each box.
   - It is one file that needs no other, light or dark as the reader's system is, and prints well.
   - Everything is read; nothing is written but the file.
 extends_documentation_fragment:

@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _catalogue, _checklist, _release_report, _report_chart, _report_page
+from ansible_collections.signal.rollout.plugins.module_utils import _approvals, _catalogue, _checklist, _release_report, _report_chart, _report_page
 from ansible_collections.signal.rollout.plugins.module_utils._errors import RolloutError
 
 from .test_checklist import COMPLETE
@@ -71,7 +71,7 @@ def test_everything_is_within_the_frame_whatever_the_values_are(highest: float) 
 class Text(HTMLParser):
     """Collects tags and text; ``open`` must be empty at the end of a page that is whole."""
 
-    VOID = ("meta", "line", "circle", "polyline", "br")
+    VOID = ("meta", "line", "circle", "polyline", "br", "wbr")
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,9 +115,81 @@ def test_nothing_from_outside_becomes_markup() -> None:
         "steps": {**COMPLETE["steps"], "cleanup": {"status": "failed", "notes": evil, "evidence": {}}},
     }
     found = page(record, charts=[replace(CHART, title=evil, unit=evil, marks=[_report_chart.Mark(1001.0, evil)])],
-                 charts_missing=evil, contacts=[{"role": evil, "name": evil, "contact": evil}])
+                 charts_missing=evil, people=_report_page.People(contacts=[{"role": evil, "name": evil, "contact": evil}]))
     assert found.open == [] and "script" not in found.tags and "img" not in found.tags
     assert found.text.count("<script>alert(1)</script>") >= 8
+
+
+APPROVAL = {
+    "role": "qa", "decision": "approve", "by": "system:serviceaccount:people:quinn", "time": "2026-11-24T14:10:00.123456Z",
+    "until": "2026-11-27T14:10:00Z", "images": [f"app=sha256:{'ab' * 32}"], "comment": "381 of 381 cases",
+}
+
+
+def row_of(text: str, words: str) -> list[str]:
+    """The cells of the row in which ``words`` stand."""
+    row = next(row for row in re.findall(r"<tr>(.*?)</tr>", text) if words in row)
+    return [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
+
+
+def written(approvals: dict[str, Any] | None = None, attestations: dict[str, Any] | None = None, proofs: dict[str, Any] | None = None) -> str:
+    people = _report_page.People(approvals or {}, attestations or {})
+    return _report_page.page(_report_page.Report(COMPLETE, _checklist.ticks(COMPLETE, attestations or {}, proofs), "", people=people))
+
+
+def judged(state: str, words: str = "", **entry: Any) -> dict[str, Any]:
+    return {role: _approvals.Judged(role, state, words, entry) if role == "qa" else _approvals.Judged(role, "missing", "") for role in _approvals.ROLES}
+
+
+def test_an_approval_is_shown_with_who_when_until_and_the_images_it_is_bound_to() -> None:
+    text = written(judged("approved", **APPROVAL))
+    assert row_of(text, "QA Lead") == [
+        "QA Lead", "approved", APPROVAL["by"], "2026-11-24 14:10", "2026-11-27 14:10", "app abababababab", "381 of 381 cases",
+    ]
+    assert row_of(text, "Security Team") == ["Security Team", "nobody yet", "–", "–", "–", "–", "–"]
+
+
+def test_an_approval_that_counts_no_more_says_why_and_a_rejection_is_bound_to_nothing() -> None:
+    void = row_of(written(judged("void", "the approval of quinn has expired at 2026-11-27T14:10:00Z", **APPROVAL)), "QA Lead")
+    assert void[1] == "approved, does not count" and void[6] == "the approval of quinn has expired at 2026-11-27 14:10 UTC; 381 of 381 cases"
+    rejected = row_of(written(judged("rejected", **{**APPROVAL, "decision": "reject"})), "QA Lead")
+    assert (rejected[1], rejected[4], rejected[5]) == ("rejected", "–", "–")
+    assert row_of(written(judged("missing", **{**APPROVAL, "decision": "revoke"})), "QA Lead")[1] == "taken back"
+
+
+def test_what_a_decision_or_an_attestation_lacks_is_a_dash() -> None:
+    text = written(judged("approved", role="qa", decision="approve"), {"code.features": {"by": "ann", "time": ""}})
+    assert row_of(text, "QA Lead") == ["QA Lead", "approved", "–", "–", "–", "none", "–"]
+    assert row_of(text, "All features implemented and tested") == ["All features implemented and tested", "ann", "–", "–"]
+
+
+def test_without_a_decision_or_an_attestation_the_page_says_so_in_words() -> None:
+    for approvals in ({}, judged("missing")):
+        text = written(approvals)
+        assert "Nobody has decided. Asked are: DevOps Lead, Service Owner, QA Lead, Product Manager, Security Team." in text
+        assert "Nobody has attested a box of the checklist." in text
+
+
+def test_attestations_stand_in_the_order_of_the_document_and_one_that_was_measured_since_says_so() -> None:
+    said = {"by": "ann", "time": "2026-11-24T09:00:00Z", "comment": "pull request 412"}
+    text = written({}, {"unknown.box": said, "code.unit_tests": said, "code.features": said}, {"code.unit_tests": {"state": "failed", "evidence": "1 of 9"}})
+    table = text[text.index("Attested by people") : text.index("<h2>Checklist")]
+    assert re.findall(r"<tr><td>(.*?)</td>", table) == ["All features implemented and tested", "Unit tests passing (&gt;90% coverage)", "unknown.box"]
+    assert row_of(table, "All features") == ["All features implemented and tested", "ann", "2026-11-24 09:00", "pull request 412"]
+    assert row_of(table, "Unit tests")[3] == "a measurement counts instead; pull request 412"
+
+
+def test_nothing_that_people_say_becomes_markup() -> None:
+    evil = "<script>alert(1)</script>:<img src=x>"
+    parser = Text()
+    entry = {**APPROVAL, "by": evil, "comment": evil, "until": evil, "time": evil, "images": [evil]}
+    parser.feed(written(judged("void", evil, **entry), {evil: {"by": evil, "time": evil, "comment": evil}}))
+    assert parser.open == [] and "script" not in parser.tags and "img" not in parser.tags
+
+
+def test_paper_is_light_whatever_the_screen_is() -> None:
+    dark = [line for line in written().splitlines() if "prefers-color-scheme: dark" in line]
+    assert dark == ["@media screen and (prefers-color-scheme: dark) {"]
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
