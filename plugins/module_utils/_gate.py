@@ -37,6 +37,8 @@ from ansible_collections.signal.rollout.plugins.module_utils._gate_model import 
 from ansible_collections.signal.rollout.plugins.module_utils._gate_rules import Difference, Growth, sequential_test
 from ansible_collections.signal.rollout.plugins.module_utils._statistics import SequentialTest
 
+_LARGEST_RATIO = 1_000_000
+
 # ------------------------------------------------------------------------------------------------- judging a reading
 
 
@@ -429,10 +431,12 @@ class Gate:
                 return Verdict(BREACH, rule.words(metric), metric.name)
         test = tally.test
         if test is not None and test.decided and not tally.breaches:
+            # It grows by a power with each error: beyond this its digits say nothing.
+            ratio = f"{test.ratio:.0f}" if test.ratio < _LARGEST_RATIO else f"over {_LARGEST_RATIO}"
             share = test.errors / test.requests / (metric.bands.scale if metric.bands is not None else 1.0)
             reason = (
                 f"{metric.name}: {test.errors:.0f} errors in {test.requests:.0f} requests of the hold ({metric.limit.show(share)} {metric.limit.unit}) "
-                f"are sufficient evidence that it is not {metric.limit}: likelihood ratio {test.ratio:.0f}, expected below {test.threshold:.0f}"
+                f"are sufficient evidence that it is not {metric.limit}: likelihood ratio {ratio}, expected below {test.threshold:.0f}"
             )
             return Verdict(BREACH, reason, metric.name)
         return Verdict(BREACH, f"{self._counted_words(tally)}{self._over_words(tally)}", metric.name)

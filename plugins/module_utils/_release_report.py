@@ -142,9 +142,7 @@ def _charts(params: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[list[
     client = _prometheus.Prometheus(_prometheus.beside_kubernetes(params), params["timeout"])
     start, end = span
     step = max(1.0, math.ceil((end - start) / _POINTS))
-    marks = [
-        _report_chart.Mark(moment, f"{entry.get('weight')} %") for entry in record.get("weights") or [] if (moment := _seconds(entry.get("time"))) is not None
-    ]
+    marks = _marks(record)
     charts, missing = [], []
     for name, metric in list(wanted.items())[:_MOST_CHARTS]:
         try:
@@ -185,6 +183,25 @@ def _span(record: Mapping[str, Any]) -> tuple[float, float] | None:
     end = max(ends) if len(ends) == len(starts) else time.time()
     margin = max(2.0, (end - start) * _MARGIN)
     return start - margin, end + margin
+
+
+def _marks(record: Mapping[str, Any]) -> list[_report_chart.Mark]:
+    """Return the changes of the weight. The record has those that stood; a step that went back has had its weight, too."""
+    seen = [(entry.get("time"), entry.get("weight")) for entry in record.get("weights") or []]
+    noted = {entry.get("step") for entry in record.get("weights") or []}
+    for name, step in (record.get("steps") or {}).items():
+        evidence = step.get("evidence") or {}
+        weight = name.removeprefix("canary_")
+        if name in noted or not weight.isdigit() or (evidence.get("confirmed") or {}).get("state") != "confirmed":
+            continue
+        seen.append((step.get("started"), int(weight)))
+        back = evidence.get("aborted") or {}
+        if back.get("done"):
+            seen.append((step.get("finished"), (back.get("after") or {}).get("canary")))
+    moments = sorted(((moment, weight) for time_, weight in seen if (moment := _seconds(time_)) is not None), key=lambda pair: pair[0])
+    # The rollback notes the same once more, when all of it is done.
+    changes = [pair for place, pair in enumerate(moments) if not place or pair[1] or moments[place - 1][1]]
+    return [_report_chart.Mark(moment, f"{weight} %") for moment, weight in changes]
 
 
 def _metrics(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -204,7 +204,8 @@ def _judged(record: Mapping[str, Any]) -> str:
     rows = []
     for name, step in (record.get("steps") or {}).items():
         for metric in (step.get("evidence") or {}).get("metrics") or []:
-            tone = "good" if metric.get("verdict") == "pass" else "bad"
+            # What had no time to be judged is no fault of its own.
+            tone = {"pass": "good", "insufficient": "warn"}.get(str(metric.get("verdict")), "bad")
             verdict = f'<span class="{tone}">{escape(str(metric.get("verdict")))}</span>' + (" (dry run)" if metric.get("dry_run") else "")
             limit = f"{metric.get('condition') or ''} {metric.get('unit') or ''}"
             cells = (_log.title(name), str(metric.get("name")), _figure(metric.get("worst")), limit, str(metric.get("samples", "")))

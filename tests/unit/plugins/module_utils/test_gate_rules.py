@@ -292,6 +292,11 @@ def test_slightly_over_the_limit_the_counts_decide_as_soon_as_they_suffice() -> 
     assert "sufficient evidence that it is not < 0.1 %" in verdict.reason
 
 
+def test_overwhelming_evidence_is_told_without_twenty_digits() -> None:
+    verdict, _turn = play(read(errors(bands=BANDS), extension=100), "gs", count=lambda turn: (40.0 * turn, 100.0 * turn))
+    assert "likelihood ratio over 1000000, expected below 285" in verdict.reason
+
+
 def test_at_the_end_the_limit_stands_for_the_last_sample() -> None:
     plan = read(errors(bands=BANDS), extension=20)
     verdict, turn = play(plan, "g" * 50 + "s", count=lambda turn: (1.0, 1000.0 * turn))

@@ -212,6 +212,21 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one_and_nothing_half_writt
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_a_weight_that_was_taken_back_is_marked_with_the_moment_of_its_end() -> None:
+    went_back = {"confirmed": {"state": "confirmed"}, "aborted": {"done": True, "after": {"stable": 100, "canary": 0}}}
+    record = {
+        "weights": [{"time": "2026-11-24T12:00:00Z", "weight": 10, "step": "canary_10"}, {"time": "2026-11-24T12:00:50Z", "weight": 0, "step": "rollback"}],
+        "steps": {
+            "canary_10": {"status": "done", "started": "2026-11-24T12:00:00Z", "evidence": {"confirmed": {"state": "confirmed"}}},
+            "canary_50": {"status": "failed", "started": "2026-11-24T12:00:30Z", "finished": "2026-11-24T12:00:40Z", "evidence": went_back},
+            "canary_100": {"status": "started", "started": "2026-11-24T12:01:00Z"},
+        },
+    }
+    marks = _release_report._marks(record)
+    assert [mark.words for mark in marks] == ["10 %", "50 %", "0 %"]
+    assert [mark.time - marks[0].time for mark in marks] == [0, 30, 40]
+
+
 def test_the_metrics_of_all_holds_are_drawn_once_as_they_were_judged_last() -> None:
     first, last = ({"name": "error rate", "worst": worst, "queries": {"value": "rate(x[$hold])"}} for worst in (1, 2))
     by_http = {"name": "orders", "http": {"url": "http://127.0.0.1"}, "queries": {"value": "a.b"}}
