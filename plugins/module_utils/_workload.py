@@ -42,6 +42,8 @@ _TERMINAL_WAITING = {
 # The kubelet says so while it has not yet got to see a new ConfigMap or Secret, and tries again.
 _PASSING = re.compile(r"^failed to sync (configmap|secret) cache\b")
 _LOG_LINES = 10
+# Longest wait for the log of a container that has crashed.
+_LOG_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class _Wait:
         self.result.update(reason=reason)
         self.result["events"] = self._events(pod or params["name"])
         if pod:
-            self.result["log"] = self._log(pod)
+            self.result["log"] = self._last_lines(pod)
         title = f"Deployment {params['namespace']}/{params['name']}"
         tail = f" Last log line: {self.result['log'][-1]}" if self.result["log"] else ""
         last = f" Last event: {self.result['events'][-1]}" if self.result["events"] else ""
@@ -213,6 +215,17 @@ class _Wait:
         events.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime") or ""))
         return [f"{item.get('reason')}: {one_line(item.get('message'))}" for item in events[-5:]]
 
+    def _last_lines(self, pod: str) -> list[str]:
+        """Return the end of the log of ``pod``; what crashed a moment ago is asked for again for :data:`_LOG_SECONDS`.
+
+        Between two starts the API server may name a container whose log the kubelet has removed, and the new one has not said anything yet.
+        """
+        crashed = any(_has_crashed(item) for item in self.pods if item["metadata"]["name"] == pod)
+        deadline = time.monotonic() + (_LOG_SECONDS if crashed else 0.0)
+        while not (lines := self._log(pod)) and time.monotonic() < deadline and not self.context.sleep(0.2):
+            pass
+        return lines
+
     def _log(self, pod: str) -> list[str]:
         path = _kube.path_of("", "v1", "pods", self.params["namespace"], pod) + "/log"
         for previous in ("true", "false"):
@@ -231,6 +244,10 @@ def _is_newest(pod: dict[str, Any], deployment: dict[str, Any], pods: list[dict[
     newest = max(pods, key=lambda item: str(item["metadata"].get("creationTimestamp")))
     label = "pod-template-hash"
     return (pod["metadata"].get("labels") or {}).get(label) == (newest["metadata"].get("labels") or {}).get(label)
+
+
+def _has_crashed(pod: dict[str, Any]) -> bool:
+    return any(container.get("restartCount", 0) > 0 for container in (pod.get("status") or {}).get("containerStatuses") or [])
 
 
 def _first_unready(pods: list[dict[str, Any]]) -> str:

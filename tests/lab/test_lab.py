@@ -61,9 +61,11 @@ def v1_pods() -> list[dict]:
     return Cluster(PATHS).api.list("Pod", "signal", "app=signal-service,version=v1")
 
 
-def can(account: str, verb: str, resource: str, namespace: str = "signal") -> bool:
+def can(account: str, verb: str, resource: str, namespace: str = "signal", subresource: str = "") -> bool:
+    """Ask the API server. A slash in ``resource`` is followed by an object's name."""
+    asked = ["auth", "can-i", verb, resource, "-n", namespace, *([f"--subresource={subresource}"] if subresource else [])]
     done = subprocess.run(
-        [str(PATHS.bin / "kubectl"), "--kubeconfig", str(PATHS.kubeconfig / account), "auth", "can-i", verb, resource, "-n", namespace],
+        [str(PATHS.bin / "kubectl"), "--kubeconfig", str(PATHS.kubeconfig / account), *asked],
         capture_output=True,
         text=True,
         timeout=20,
@@ -145,7 +147,9 @@ def test_status_and_memory(baseline: None, labctl: Labctl) -> None:
 
 def test_logs_name_their_parts(lab: None, labctl: Labctl) -> None:
     assert "kubelet" in labctl("logs").stdout
-    assert "database system is ready" in labctl("logs", "timescaledb", "--lines", "2000").stdout
+    with pytest.raises(settings.LabError, match="invalid input"):
+        database.sql(PATHS, "SELECT 'seen by the tests'::int")
+    eventually(lambda: 'integer: "seen by the tests"' in labctl("logs", "timescaledb", "--lines", "500").stdout, "the server's complaint is in its log")
     refused = labctl("logs", "nonsense", expect=1)
     assert "'nonsense' is no part of the lab" in refused.stderr
 
@@ -168,9 +172,13 @@ def test_prometheus_scrapes_everything_each_second(lab: None) -> None:
 def test_accounts_have_the_rights_of_their_part(lab: None) -> None:
     assert can("deployer", "patch", "virtualservices.networking.istio.io")
     assert can("deployer", "create", "deployments.apps")
-    assert can("deployer", "get", "pods/proxy", "istio-system")
+    assert can("deployer", "get", "pods", "istio-system", "proxy")
     assert not can("deployer", "list", "secrets")
-    assert not can("deployer", "get", "pods", "signal-data")
+    # All pods of a node count for the room on it; what they say is not its business.
+    assert can("deployer", "list", "pods", "signal-data")
+    assert not can("deployer", "get", "pods", "signal-data", "log")
+    assert not can("deployer", "create", "pods", "signal-data", "exec")
+    assert not can("deployer", "delete", "pods", "signal-data")
     assert not can("deployer", "delete", "virtualservices.networking.istio.io")
     assert not can("deployer", "create", "rolebindings.rbac.authorization.k8s.io")
     assert can("viewer", "list", "deployments.apps")

@@ -419,9 +419,14 @@ def test_slow_statement_is_ended(database: str, scripts: Path) -> None:
 
 def test_run_that_takes_too_long_is_ended(database: str, scripts: Path) -> None:
     write(scripts, "a", 'op.execute("select pg_sleep(90)")')
-    error = refused(database, alembic_ini=str(scripts / "alembic.ini"), timeout=15, expand_only="ignore")
-    assert "the time given by timeout is over" in error.message and error.result["outcome"] == "unchanged"
-    assert migrating(database) == []
+    for seconds in (8, 16, 32, 64):
+        error = refused(database, alembic_ini=str(scripts / "alembic.ini"), timeout=seconds, expand_only="ignore")
+        assert "the time given by timeout is over" in error.message
+        # On a machine that is slow just now it was over before the scripts began.
+        if error.result["attempts"]:
+            break
+    assert (error.result["attempts"], error.result["outcome"]) == (1, "unchanged"), error.message
+    assert migrating(database) == [] and rows(database) == ["0001"]
 
 
 def test_interruption_ends_the_scripts(database: str, scripts: Path) -> None:
