@@ -170,8 +170,55 @@ def test_each_check_counts_once(tmp_path: Path) -> None:
     suite = run.check_suite("some", "", 30, lambda: [run.Check("good", ["true"]), run.Check("bad", ["sh", "-c", "echo seen; exit 3"])])
     result = suite.execute(log, 30)
     assert result.passed == 1
-    assert result.failures == ["bad (exit code 3)"]
+    assert (result.failures, result.said) == (["bad"], {"bad": "exit code 3: seen"})
     assert "seen" in log.read_text()
+
+
+def test_what_a_failed_test_said_is_kept_once_in_one_line(tmp_path: Path) -> None:
+    failed = '<testcase classname="a" name="c"><failure message="assert 1 == 2&#10;  because"/></testcase>'
+    late = '<testcase classname="a" name="c"><error message="its fixture too"/></testcase>'
+    result = run.read_junit("unit", report(tmp_path, failed, late), 1)
+    assert (result.failures, result.said) == (["a::c"], {"a::c": "assert 1 == 2 because"})
+    assert run.told(result) == ["FAILED a::c", "    assert 1 == 2 because"]
+
+
+def test_ansible_s_first_fatal_line_tells_why() -> None:
+    output = "TASK [a]\nok: [lab]\n" + "\n".join(f"ok {number}" for number in range(20)) + "\n  \u2502 fatal: [lab]: FAILED! => no room\n\nPLAY RECAP"
+    assert run.why(output) == "fatal: [lab]: FAILED! => no room PLAY RECAP"
+
+
+@pytest.fixture
+def baselines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Each command to the lab as a line of this file."""
+    seen = tmp_path / "labctl.log"
+    seen.touch()
+    monkeypatch.setattr(parts, "LABCTL", ["sh", "-c", f'echo "$1" >> {seen}', "labctl"])
+    return seen
+
+
+def test_a_test_on_the_lab_that_passes_the_second_time_is_named_unsteady(baselines: Path, tmp_path: Path) -> None:
+    once = f"test -e {tmp_path}/there || {{ touch {tmp_path}/there; echo not yet; exit 1; }}"
+    checks = [run.Check("unsteady", ["sh", "-c", once]), run.Check("bad", ["false"])]
+    result = run.check_suite("some", "", 30, lambda: checks, lab=True).execute(tmp_path / "log", 30)
+    assert (result.passed, result.failures, result.unsteady) == (1, ["bad"], ["unsteady"])
+    assert run.told(result)[2:] == ["UNSTEADY, passed at the second try: unsteady", "    exit code 1: not yet"]
+    assert baselines.read_text().split() == ["up", "heal", "reset"] * 2
+
+
+def test_many_failures_are_not_tried_again_and_neither_is_what_needs_no_lab(baselines: Path, tmp_path: Path) -> None:
+    def tried(count: int, lab: bool) -> int:
+        log = tmp_path / f"log{count}{lab}"
+        checks = [run.Check(f"bad {number}", ["sh", "-c", "echo tried; exit 1"]) for number in range(count)]
+        assert len(run.check_suite("some", "", 30, lambda: checks, lab=lab).execute(log, 30).failures) == count
+        return log.read_text().count("tried")
+
+    assert (tried(1, False), tried(run.SECOND_TRIES + 1, True), tried(run.SECOND_TRIES, True)) == (1, run.SECOND_TRIES + 1, 2 * run.SECOND_TRIES)
+
+
+def test_a_report_s_name_of_a_test_leads_back_to_it() -> None:
+    test = next(path for path in sorted((parts.ROOT / "tests/e2e").glob("test_*.py")))
+    assert run.node_id(f"tests.e2e.{test.stem}::test_a[b.c::d]") == f"tests/e2e/{test.name}::test_a[b.c::d]"
+    assert (parts.ROOT / run.node_id(f"tests.e2e.{test.stem}::x").partition("::")[0]).exists()
 
 
 def test_a_suite_without_checks_is_a_failure(tmp_path: Path) -> None:
