@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _backup_store, _preflight_infrastructure
+from ansible_collections.signal.rollout.plugins.module_utils import _backup_store, _preflight_database
 from ansible_collections.signal.rollout.plugins.module_utils._context import Context
 
 from ..lab.conftest import LAB
@@ -71,7 +71,7 @@ def test_a_migration_that_fails_on_the_data_fails_the_box(database: str, scripts
 
 def judged(folder: Path, database: str, hours: float = 24, verified: str = "read", later: float = 0) -> dict[str, str] | None:  # noqa: F811
     now = datetime.now(timezone.utc) + timedelta(hours=later)
-    return _preflight_infrastructure.judge_backups(_backup_store.Store(str(folder)).entries(), database, hours, verified, now)
+    return _preflight_database.judge_backups(_backup_store.Store(str(folder)).entries(), database, hours, verified, now)
 
 
 @pytest.mark.box(BACKUPS)

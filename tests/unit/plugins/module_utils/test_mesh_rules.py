@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.signal.rollout.plugins.module_utils import _mesh_rules, _preflight_infrastructure
+from ansible_collections.signal.rollout.plugins.module_utils import _mesh_rules, _preflight
 
 ROOT = "istio-system"
 
@@ -106,5 +106,5 @@ NO_ANSWER = SimpleNamespace(check="nodes", object="check nodes", seen="no answer
     ],
 )
 def test_only_what_was_measured_proves_or_refutes(outcomes: dict[str, Any], facts: dict[str, str], state: str | None) -> None:
-    found = _preflight_infrastructure.proofs(outcomes, facts)
+    found = _preflight.proofs(outcomes, facts)
     assert found.get("infrastructure.capacity", {}).get("state") == state
