@@ -60,6 +60,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "version": {"type": "str"},
     "full_pods": {"type": "int"},
     "manifests": {"type": "list", "elements": "raw"},
+    "files": {"type": "dict"},
     "allowed_kinds": {"type": "list", "elements": "str", "default": ["ConfigMap", "Deployment", "Secret", "Service"]},
     "traffic_route": {"type": "dict", "options": TRAFFIC_ROUTE_SPEC, "aliases": ["virtual_service"]},
     "postgresql": {
@@ -110,6 +111,7 @@ CHECKS: tuple[Check, ...] = (
     Check("stable", ("deployment",), _preflight_cluster.check_stable, needs=("cluster",)),
     Check("traffic_route", ("traffic_route",), _preflight_mesh.check_traffic_route, needs=("cluster",)),
     Check("manifests", ("manifests",), _preflight_manifests.check_manifests),
+    Check("files", ("files",), _preflight_manifests.check_files),
     Check("references", ("manifests",), _preflight_manifests.check_references, needs=("cluster",), after=("manifests",)),
     Check("capacity", ("manifests",), _preflight_room.check_capacity, needs=("cluster",), after=("manifests", "stable")),
     Check("nodes", ("manifests",), _preflight_room.check_nodes, needs=("cluster",), after=("manifests", "stable")),

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 
 from ansible_collections.signal.rollout.plugins.module_utils import _kube, _manifests
@@ -27,6 +29,28 @@ def check_manifests(site: Site, problem: Ask) -> Iterator[Problem]:
     )
     for found in [*findings, *_manifests.check(manifests, rules)]:
         yield problem("manifests", found.object, found.rule, found.seen, found.expected, found.next)
+
+
+def check_files(site: Site, problem: Ask) -> Iterator[Problem]:
+    """Whether the files that later phases read are there, so that none is missed after something was changed."""
+    for name, path in sorted(site.params["files"].items()):
+        seen = _unreadable(str(path))
+        if seen:
+            yield problem(f"files.{name}", f"file {path}", "later phases can read it", seen, "a file with something in it", "correct the name, or add the file")
+
+
+def _unreadable(path: str) -> str:
+    if not os.path.isabs(path):
+        return "a relative path"
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISREG(status.st_mode):
+        return "no file, but a folder or a device"
+    if not os.access(path, os.R_OK):
+        return "no right to read it"
+    return "" if status.st_size else "an empty file"
 
 
 def check_references(site: Site, problem: Ask) -> Iterator[Problem]:

@@ -380,6 +380,11 @@ options:
         is sent.
     type: list
     elements: str
+  files:
+    description:
+      - Files that later phases read, as absolute paths by name. Each must be a file with something in it that can be read.
+    type: dict
+    version_added: 1.1.0
   urls:
     description:
       - Further addresses by name. Each must be an C(http) or C(https) URL without credentials whose host is known and not link-local.
@@ -441,12 +446,15 @@ EXAMPLES = r"""
         unit: "%"
     redis_url: "{{ vault_redis_url }}"
     notification_targets: "{{ vault_notification_targets }}"
+    files:
+      alembic_ini: /srv/release/migrations/alembic.ini
     urls:
       base_url: https://signal.example.com
     variables:
       environment: rollout_environment
       cluster_server: rollout_cluster_server
       postgresql.login_password: rollout_db_owner_password
+      files.alembic_ini: database_migration_alembic_ini
       urls.base_url: rollout_base_url
 """
 

@@ -201,6 +201,23 @@ def test_a_binary_file_is_a_finding(tmp_path: Path) -> None:
     assert "not UTF-8" in _manifests.read([str(tmp_path / "x.yaml")])[1][0].seen
 
 
+def test_files_that_later_phases_read_are_looked_for_under_the_users_names(tmp_path: Path) -> None:
+    good, empty = tmp_path / "good.sql", tmp_path / "empty.sql"
+    good.write_text("select 1", encoding="utf-8")
+    empty.touch()
+    found = problems(
+        "files",
+        files={"a": str(good), "b": str(empty), "c": str(tmp_path), "d": str(tmp_path / "none"), "e": "good.sql"},
+        variables={"files": "release_dir", "files.b": "index_file"},
+    )
+    assert [(problem.variable, problem.object.rpartition("/")[2], problem.seen) for problem in found] == [
+        ("index_file", "empty.sql", "an empty file"),
+        ("release_dir", tmp_path.name, "no file, but a folder or a device"),
+        ("release_dir", "none", "No such file or directory"),
+        ("release_dir", "file good.sql", "a relative path"),
+    ]
+
+
 # ------------------------------------------------------------------------------------------------- what is down
 
 
