@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import os
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -354,9 +355,11 @@ def run_with(monkeypatch: pytest.MonkeyPatch, *checks: _preflight.Check, timeout
         return error.result
 
 
-def check(name: str, seconds: float = 0.0, error: Exception | None = None, count: int = 0, **relations: Any) -> _preflight.Check:
+def check(
+    name: str, wait: Callable[[], Any] = lambda: None, error: Exception | None = None, count: int = 0, **relations: Any
+) -> _preflight.Check:
     def find(site: _preflight.Site, problem: Any) -> Iterator[_preflight.Problem]:
-        time.sleep(seconds)
+        wait()
         for number in range(count):
             yield problem("namespace", f"object {number}", "rule", "this", "that", "do so")
         if error is not None:
@@ -366,15 +369,17 @@ def check(name: str, seconds: float = 0.0, error: Exception | None = None, count
 
 
 def test_checks_run_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run_with(monkeypatch, *(check(f"c{number}", seconds=0.4) for number in range(10)))
-    assert result["seconds"] < 3.5
+    together = threading.Barrier(10)
+    result = run_with(monkeypatch, *(check(f"c{number}", lambda: together.wait(15)) for number in range(10)), timeout=20)
     assert result["problems"] == []
     assert all(entry["ok"] for entry in result["checks"])
 
 
 def test_a_check_that_hangs_is_a_problem_after_its_time_and_so_leaves_out_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run_with(monkeypatch, check("slow", seconds=3), check("next", count=1, needs=("slow",)), check("other", count=1), timeout=0.3)
-    assert result["seconds"] < 2.8
+    told = threading.Event()
+    hanging = check("slow", lambda: told.wait(60))
+    result = run_with(monkeypatch, hanging, check("next", count=1, needs=("slow",)), check("other", count=1), timeout=0.3)
+    told.set()
     assert [(problem["check"], problem["seen"]) for problem in result["problems"]] == [("slow", "no answer within 0.3 s"), ("other", "this")]
     assert [entry["skipped"] for entry in result["checks"]] == ["", "left out, since check slow found a problem", ""]
 
@@ -399,7 +404,7 @@ def test_a_check_that_breaks_is_a_problem_and_keeps_what_it_had_found(
 
 
 def test_an_interruption_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_preflight, "CHECKS", (check("slow", seconds=2),))
+    monkeypatch.setattr(_preflight, "CHECKS", (check("slow", lambda: time.sleep(2)),))
     context = Context()
     context.cancelled.set()
     with pytest.raises(RolloutError, match="interrupted"):

@@ -357,6 +357,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     seen: list[dict[str, str]] = []
     flaky_left = 0
+    together = threading.Barrier(8)
 
     def do_GET(self) -> None:
         type(self).seen.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
@@ -368,6 +369,10 @@ class Handler(BaseHTTPRequestHandler):
         elif route == "/slow":
             time.sleep(0.5)
             self.reply(200, b"late")
+        elif route == "/together":
+            # Nobody gets an answer before all have asked.
+            self.together.wait(15)
+            self.reply(200, b"all")
         elif route == "/big":
             self.reply(200, b"x" * (_probe_verdict.MAX_BODY_BYTES + 100_000))
         elif route == "/drip":
@@ -479,9 +484,7 @@ def test_chunked_and_compressed_answer_is_read(http_server: str) -> None:
 
 @pytest.mark.parametrize("path", ["/slow", "/drip"])
 def test_call_ends_at_its_timeout(http_server: str, path: str) -> None:
-    started = time.monotonic()
     error = failing(base_url=http_server, timeout=0.2, checks=[{"name": "r", "path": path}])
-    assert time.monotonic() - started < 5
     assert error.result["checks"][0]["problems"][0]["seen"] == "no complete answer within 0.2 s"
 
 
@@ -556,9 +559,9 @@ def test_environment_has_no_say(http_server: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_checks_run_at_the_same_time(http_server: str) -> None:
-    checks = [{"name": str(number), "path": "/slow"} for number in range(8)]
-    result = _probe.run(params(base_url=http_server, checks=checks, concurrency=8), Context())
-    assert result["seconds"] < 2
+    checks = [{"name": str(number), "path": "/together"} for number in range(Handler.together.parties)]
+    result = _probe.run(params(base_url=http_server, checks=checks, concurrency=Handler.together.parties, timeout=20), Context())
+    assert all(check["ok"] for check in result["checks"])
 
 
 def test_plain_server_behind_https_is_a_tls_problem(http_server: str) -> None:
@@ -681,9 +684,7 @@ def test_websocket_conversation(ws_server: str) -> None:
     ],
 )
 def test_websocket_that_misbehaves_is_named(ws_server: str, path: str, web_socket: dict[str, Any], rule: str, seen: str) -> None:
-    started = time.monotonic()
     error = failing(base_url=ws_server, timeout=0.3, checks=[{"name": "w", "path": path, "websocket": web_socket}])
-    assert time.monotonic() - started < 2
     found = error.result["checks"][0]["problems"][0]
     assert found["rule"] == rule
     assert seen in found["seen"]
