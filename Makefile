@@ -11,7 +11,7 @@ PART ?=
 VALUE ?=
 
 .PHONY: help deploy test venv lab lab-down lab-status lab-logs lab-reset lab-break lab-heal \
-	test-unit test-lab bench-traffic lab-evidence lint sanity build lock clean
+	test-unit test-lab bench-traffic lab-evidence lint sanity pages build lock clean
 
 help: ## this list
 	@echo 'signal.rollout: take a service from v1 to v2, proving every step'
@@ -69,6 +69,10 @@ lint: ## ruff, yamllint, shellcheck and ansible-lint (profile production)
 
 sanity: ## ansible-test sanity in a clean copy
 	@$(PYTHON) tests/run.py sanity
+
+pages: venv ## write the pages that are made from the code: docs/engine_map.md, docs/checklist_proofs.md
+	@.venv/bin/python tools/engine_map.py
+	@.venv/bin/python tools/boxes.py
 
 build: venv ## the archive to publish or install, in build/
 	@mkdir -p build

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The checklist as data: its 98 boxes in the order and words of docs/deployment_checklist.md. Private to this collection.
+"""The checklist as data: its 98 boxes in the order and words of docs/deployment_checklist.md. Pure, private to this collection.
 
 A box with a proof is ticked by what a task has measured: ``step`` names the step of the record whose evidence is read, ``proof`` the rule of
 :mod:`_checklist` that reads it. With the rule :data:`KEPT` the proof was made outside the steps (before the release begins, or days after it) and

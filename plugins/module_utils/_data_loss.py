@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What going back to a backup would lose, table by table. Private to this collection.
+"""What going back to a backup would lose, table by table. Pure, private to this collection.
 
 Every row carries the transaction that wrote it (``xmin``). The backup's manifest holds the snapshot in which it was taken, so within
 one cluster a row is newer than the backup exactly if its transaction was not yet complete in that snapshot: late arrivals and

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Typed errors of the engine. Private to this collection."""
+"""Typed errors of the engine. Pure, private to this collection."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Pure rules about the manifests of a release: what may be applied, and what would fail later. Private to this collection.
+"""The manifests of a release: read from their files, and judged by what may be applied and what would fail later. Private to this collection.
 
 Nothing here talks to a server, and no value of a Secret is ever looked at.
 """
