@@ -72,7 +72,6 @@ PREVIOUS_KEY = "previous.json"
 SCHEMA = 1
 _LABELS = {"app.kubernetes.io/managed-by": "signal.rollout"}
 _EVIDENCE_LIMIT = 20_000
-_RACES = 5
 
 
 class Locked(RolloutError):
@@ -200,14 +199,8 @@ class Keeper:
         if self.context.check_mode and state != "show":
             # A plan must not take the lock away from the run that is really going on.
             return self._answer(self._read_record()[1], self._lease(), changed=False)
-        for attempt in range(1, _RACES + 1):
-            try:
-                return getattr(self, f"_{state}")()
-            except _kube.KubeError as error:
-                # An interrupted run or its guard may still note an event: everything is read again, and checked again.
-                if error.status != 409 or attempt == _RACES:
-                    raise
-        raise AssertionError("unreachable")
+        # An interrupted run or its guard may still note an event: everything is read again, and checked again.
+        return _kube.until_undisturbed(getattr(self, f"_{state}"), self.context.sleep)
 
     def _lease(self) -> Lease:
         return read_lease(self.kube.find(self.lease_path))

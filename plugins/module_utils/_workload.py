@@ -117,7 +117,11 @@ def _terminal(pod: dict[str, Any], limits: Limits, waited: float) -> str:
         if reason in _TERMINAL_WAITING and not _PASSING.search(str(waiting.get("message") or "")):
             return f"{title}: {reason}, {_TERMINAL_WAITING[reason]}: {one_line(waiting.get('message') or '')}"
         if container.get("restartCount", 0) >= limits.restart_limit and not container.get("ready"):
-            ended = (container.get("lastState") or {}).get("terminated") or {}
+            # Between two starts the newest end is the present state, and the one before may be forgotten already.
+            ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+            if not (ended or reason) and container["restartCount"] == limits.restart_limit:
+                # How it ended is known with the next look, or with the next restart.
+                continue
             return (
                 f"{title}: restarted {container['restartCount']} times ({reason or 'not ready'}), "
                 f"last exit code {ended.get('exitCode', 'unknown')} ({ended.get('reason') or 'no reason given'})"

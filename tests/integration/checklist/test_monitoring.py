@@ -102,17 +102,26 @@ def install(ansible: Callable[..., subprocess.CompletedProcess[str]]) -> Callabl
 
 @pytest.fixture(scope="module")
 def installed(kube: _kube.Kube, install: Callable[[], str]) -> Iterator[None]:
-    """Both are there, and v1 has traffic. What was not there before goes again."""
+    """Both are there. What was not there before goes again."""
     before = {name for name in (*DASHBOARDS, RULES) if kube.find(config_map(name))}
     install()
-    labctl("traffic", "start")
     try:
         yield
     finally:
-        labctl("traffic", "stop")
         labctl("heal")
         for name in {*DASHBOARDS, RULES} - before:
             kube.delete(config_map(name))
+
+
+@pytest.fixture(autouse=True)
+def traffic(installed: None) -> Iterator[None]:
+    """v1 has traffic, and Prometheus has seen it."""
+    labctl("traffic", "start")
+    try:
+        wait_until("Prometheus sees requests", lambda: ask("sum(rate(signal_requests_total[15s])) > 0"), 60)
+        yield
+    finally:
+        labctl("traffic", "stop")
 
 
 @pytest.mark.box("infrastructure.dashboards", "infrastructure.alert_rules")

@@ -64,6 +64,7 @@ def sound(tmp_path: Path) -> dict[str, Any]:
         "minimum_requests": {"preset": "requests", "preset_vars": {"version": "v2", "window": "$hold"}, "at_least": 100},
         "redis_url": "redis://10.79.0.51:6379/0",
         "notification_targets": ["json://10.79.0.53:8080/hook/preflight"],
+        "files": {"itself": str(Path(__file__).resolve())},
         "urls": {"base_url": "http://10.79.0.60"},
     }
 

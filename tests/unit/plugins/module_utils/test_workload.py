@@ -93,6 +93,22 @@ def test_crash_loop_is_terminal_from_the_restart_limit_on() -> None:
     assert state(deployment(availableReplicas=0), [waiting("CrashLoopBackOff", 2)]) == "failed"
 
 
+@pytest.mark.parametrize(
+    ("restarts", "states", "words"),
+    [
+        (3, {"state": {"terminated": {"exitCode": 3}}}, "last exit code 3"),
+        (3, {"state": {"running": {}}, "lastState": {"terminated": {"exitCode": 4}}}, "last exit code 4"),
+        (3, {"state": {"terminated": {"exitCode": 3}}, "lastState": {"terminated": {"exitCode": 4}}}, "last exit code 3"),
+        (3, {"state": {"running": {}}}, ""),
+        (4, {"state": {"running": {}}}, "last exit code unknown"),
+    ],
+)
+def test_a_crash_loop_tells_the_newest_exit_code_and_waits_a_moment_for_one(restarts: int, states: dict[str, Any], words: str) -> None:
+    container = {"name": "app", "restartCount": restarts, "ready": False, **states}
+    verdict = judge(deployment(availableReplicas=0), [pod(containerStatuses=[container])], Limits(restart_limit=3), 0.0)
+    assert (verdict.state, words in verdict.reason) == ("failed" if words else "waiting", True)
+
+
 def test_restarted_but_ready_container_is_not_a_crash_loop() -> None:
     container = {"name": "app", "restartCount": 9, "ready": True, "state": {"running": {}}}
     assert state(deployment(), [pod(containerStatuses=[container])]) == "ready"
