@@ -51,11 +51,11 @@ def no_old_database() -> Iterator[None]:
             cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def counted(cursor: Any, table: dict[str, Any]) -> int:
-    """Rows of a table up to the newest that the backup has: what is written since the way back is newer."""
+def counted(cursor: Any, table: dict[str, Any], taken: str) -> int:
+    """Rows of a table up to the newest that the backup has, or up to when it was taken: what is written since the way back is newer."""
     statement = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table["schema"], table["name"]))
     if table["time_column"]:
-        statement += sql.SQL(" WHERE {} <= {}").format(sql.Identifier(table["time_column"]), sql.Literal(table["max_time"]))
+        statement += sql.SQL(" WHERE {} <= {}").format(sql.Identifier(table["time_column"]), sql.Literal(table["max_time"] or taken))
     cursor.execute(statement)
     return int(cursor.fetchone()[0])
 
@@ -80,7 +80,8 @@ def test_a_release_that_failed_after_its_migration_goes_back_to_its_backup_with_
     assert password() not in ended.output + refused.output
     assert stage.revision() == "0001" and stage.weights() == [100, 0] and stage.replicas("v1") == 2 and stage.replicas("v2") == 0
     with administrator(DATABASE) as cursor:
-        assert {table["name"]: counted(cursor, table) for table in manifest["tables"]} == {table["name"]: table["rows"] for table in manifest["tables"]}
+        tables = manifest["tables"]
+        assert {table["name"]: counted(cursor, table, manifest["created"]) for table in tables} == {table["name"]: table["rows"] for table in tables}
         cursor.execute("SELECT to_regclass('signal_greeks')")
         assert cursor.fetchone()[0] is None
     # What was written since is not gone before somebody drops it.

@@ -171,7 +171,8 @@ def test_second_deployer_is_refused_while_the_first_goes_on(stage: Stage) -> Non
     assert stage.weights() == GREEN
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+# INT and HUP in a hold: test_interruption.py.
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_release_that_is_killed_in_a_hold_leaves_no_traffic_on_green(stage: Stage, name: str) -> None:
     run = stage.start("deploy_v2", canary_hold_seconds=60)
     stage.until("green has 10 %", lambda: stage.weights() == [90, 10])
