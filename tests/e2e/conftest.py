@@ -193,6 +193,11 @@ class Stage:
         labctl("traffic", "stop")
         return json.loads((LAB / "traffic.json").read_text(encoding="utf-8"))["totals"]
 
+    def lost(self) -> dict[str, Any]:
+        """Stop the traffic; why and by which version requests failed, empty when none did."""
+        totals = self.traffic()
+        return {key: totals[key] for key in ("failed", "causes", "failed_versions")} if totals["failed"] else {}
+
 
 @pytest.fixture
 def quiet_stage(tmp_path: Path) -> Iterator[Stage]:

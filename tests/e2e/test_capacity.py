@@ -117,7 +117,7 @@ def test_pods_come_before_the_weight_that_needs_them(stage: Stage, smaller: dict
     second = stage.play("deploy_v2", **smaller)
     assert second.code == 0 and second.changed == 0, second.output[-4000:]
     assert stage.replicas("v2") == FULL
-    assert stage.traffic()["failed"] == 0
+    assert stage.lost() == {}
 
 
 def test_way_back_gives_blue_its_pods_first_while_green_serves(stage: Stage, smaller: dict[str, Any], autoscaler: str) -> None:
@@ -134,7 +134,7 @@ def test_way_back_gives_blue_its_pods_first_while_green_serves(stage: Stage, sma
     assert stage.kube.get(autoscaler)["spec"]["minReplicas"] == 1
     again = stage.play("rollback", **smaller)
     assert again.code == 0 and again.changed == 0, again.output[-4000:]
-    assert stage.traffic()["failed"] == 0
+    assert stage.lost() == {}
 
 
 def test_breach_does_not_wait_for_blues_pods_and_brings_them_afterwards(stage: Stage, smaller: dict[str, Any]) -> None:
