@@ -214,8 +214,8 @@ SUITES = (
     Suite("sanity", "ansible-test sanity in a clean copy", 900, sanity),
     pytest_suite("awx", "the setup play with the modules of awx.awx, against a stand-in for the API", 900),
     pytest_suite("contract", "the module door and the in-process door give the same answers", 900, lab=True),
-    # Most of their time is waiting; see tests/integration/conftest.py.
-    pytest_suite("integration", "the modules on the lab", 2700, "--numprocesses=2", "--dist=loadgroup", lab=True),
+    # Most of their time is waiting; see tests/integration/conftest.py. What a file has set up is one worker's, and taken away once.
+    pytest_suite("integration", "the modules on the lab", 2700, "--numprocesses=2", "--dist=loadfile", lab=True),
     pytest_suite("e2e", "whole releases on the lab: all well, breaches, interruptions", 2700, lab=True),
     check_suite("molecule", "a scenario from the baseline to a finished release, twice", 1200, molecule_checks, lab=True),
     # The last one: it takes the lab down and brings it up again.

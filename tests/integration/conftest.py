@@ -16,12 +16,6 @@ import pytest
 LAB = Path(os.environ.get("SIGNAL_LAB_DIR", "/var/lib/signal-lab"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        # Fixtures of a module are costly: one worker takes the whole file.
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     """Hold the lab in turns, fixtures included. Who waits to be alone holds the turnstile, so that nobody else comes in before."""

@@ -60,9 +60,10 @@ def test_the_archive_holds_what_it_should_and_nothing_else(archive: Path) -> Non
         members = content.getmembers()
     assert [member.name for member in members if member.issym() or member.islnk()] == []
     top = {member.name.split("/")[0] for member in members}
-    assert top >= NEEDED | {"README.md", "LICENSE", "CHANGELOG.rst", "MANIFEST.json", "FILES.json"}
+    assert top >= NEEDED | {"README.md", "LICENSE", "CHANGELOG.rst", "CONTRIBUTING.md", "MANIFEST.json", "FILES.json"}
     assert top <= NEEDED | {
         "CHANGELOG.rst",
+        "CONTRIBUTING.md",
         "FILES.json",
         "LICENSE",
         "MANIFEST.json",
