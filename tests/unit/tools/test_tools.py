@@ -202,7 +202,15 @@ def test_a_test_on_the_lab_that_passes_the_second_time_is_named_unsteady(baselin
     result = run.check_suite("some", "", 30, lambda: checks, lab=True).execute(tmp_path / "log", 30)
     assert (result.passed, result.failures, result.unsteady) == (1, ["bad"], ["unsteady"])
     assert run.told(result)[2:] == ["UNSTEADY, passed at the second try: unsteady", "    exit code 1: not yet"]
-    assert baselines.read_text().split() == ["up", "heal", "reset"] * 2
+    assert baselines.read_text().split() == ["up", "traffic", "heal", "reset"] * 2
+
+
+def test_a_suite_on_the_lab_begins_at_its_baseline(baselines: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(run, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(run, "prepare", lambda suites: [])
+    checks = [run.Check("seen", ["grep", "-q", "reset", str(baselines)])]
+    results = run.run_suites([run.check_suite("some", "", 30, lambda: checks, lab=True)])
+    assert [result.passed for result in results] == [1] and baselines.read_text().split() == ["up", "traffic", "heal", "reset"]
 
 
 def test_many_failures_are_not_tried_again_and_neither_is_what_needs_no_lab(baselines: Path, tmp_path: Path) -> None:
