@@ -30,10 +30,8 @@ _ISTIO_SECURITY = ("security.istio.io", "v1")
 
 
 def check_traffic_route(site: Site, problem: Ask) -> Iterator[Problem]:
-    wanted = site.params["traffic_route"]
-    options = {**wanted, "namespace": site.namespace, "confirm": {"namespace": wanted["gateway_namespace"]}}
     try:
-        routes = _canary_weight.each_route(options)
+        routes = _routes(site)
     except _weights.WeightError as error:
         yield problem("traffic_route.others", "the routes of this release", "each is named once", *_words(error), "take the double out")
         return
@@ -43,6 +41,12 @@ def check_traffic_route(site: Site, problem: Ask) -> Iterator[Problem]:
         yield from _preflight_cluster.refused(site, problem, moved_too)
     for one in routes:
         yield from _check_route(site, problem, _route.of(one, site.kube()))
+
+
+def _routes(site: Site) -> list[dict[str, Any]]:
+    """The routes of the release, each with its options; raises :class:`_weights.WeightError` when one is named twice."""
+    wanted = site.params["traffic_route"]
+    return _canary_weight.each_route({**wanted, "namespace": site.namespace, "confirm": {"namespace": wanted["gateway_namespace"]}})
 
 
 def _check_route(site: Site, problem: Ask, found: _route.RouteObject) -> Iterator[Problem]:
@@ -89,10 +93,9 @@ def _kinds_and_names(site: Site) -> set[tuple[str, str]]:
 
 def check_mesh(site: Site, problem: Ask) -> Iterator[Problem]:
     """Whether gateways carry the route, the canary's pods are the subset's, TLS fits on both sides, and the mesh accepts a new weight."""
-    wanted = site.params["traffic_route"]
-    options = {**wanted, "namespace": site.namespace, "confirm": {"namespace": wanted["gateway_namespace"]}}
+    root = site.params["traffic_route"]["gateway_namespace"]
     known: list[str] = []
-    for one in _canary_weight.each_route(options):
+    for one in _routes(site):
         found = _route.of(one, site.kube())
         document = _route.read(found, site.kube())
         route = found.rule(document)
@@ -100,9 +103,9 @@ def check_mesh(site: Site, problem: Ask) -> Iterator[Problem]:
             gateways = _gateways(site, document)
             if gateways is None:
                 return
-            yield from _check_gateways(site, problem, found.title, document, gateways, wanted["gateway_namespace"])
+            yield from _check_gateways(site, problem, found.title, document, gateways, root)
             known.append(f"{len(gateways)} gateway(s)")
-            tls = _check_tls(site, problem, found.title, route, wanted["gateway_namespace"])
+            tls = _check_tls(site, problem, found.title, route, root)
             if tls is None:
                 return
             yield from tls
